@@ -1,0 +1,35 @@
+# Every target sets up all it needs. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=... chooses another)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+venv: $(STAMP) ## a virtual environment with the tested versions
+
+constraints: ## write constraints.txt from the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --editable '.[dev]'
+	{ echo '# Versions a fresh machine gets: what the tests ran against. Written by `make constraints`.'; $(BIN)/pip freeze --exclude-editable; } > constraints.txt
+	@touch $(STAMP)
+
+lint: venv ## style, types, import order, generated files
+	$(BIN)/ruff check operator tests e2e
+	$(BIN)/ruff format --check operator tests e2e
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: venv ## fast tests only: no cluster
+	$(BIN)/pytest -m 'not cluster'
+
+.PHONY: help venv constraints lint unit

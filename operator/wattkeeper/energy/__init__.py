@@ -1,0 +1,1 @@
+"""Energy of serving: a physical estimate times a learned LightGBM residual, its data, training and model card."""

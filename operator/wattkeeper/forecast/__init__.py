@@ -1,0 +1,1 @@
+"""Arrival-rate quantiles over the actuation horizon."""

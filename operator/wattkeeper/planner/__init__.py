@@ -1,0 +1,1 @@
+"""plan(): the joint decision over replicas, power cap and engine arguments. Pure; no clock, no I/O."""

@@ -1,0 +1,1 @@
+"""Prometheus and direct-scrape sources that become Observations; metric alias table; freshness."""
