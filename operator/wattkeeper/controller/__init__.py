@@ -1,1 +1,1 @@
-"""Kopf handlers, the fleet loop, status and conditions, events, own metrics, health: the one room that calls Kubernetes."""
+"""Handlers, fleet loop, status, events, own metrics, health: the one room that calls Kubernetes."""

@@ -1,1 +1,1 @@
-"""Plain data that rooms pass to one another: workloads, engine settings, observations, plans. Imports nothing of ours."""
+"""Plain data that rooms pass to one another: workloads, engine settings, observations, plans."""
