@@ -1,0 +1,25 @@
+"""Errors that say what is wrong, where, and what to do next."""
+
+
+class WattkeeperError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class UnknownAcceleratorError(WattkeeperError):
+    """The accelerator is not in the catalogue and nothing tells its peak figures."""
+
+
+class UnknownModelError(WattkeeperError):
+    """The model is not in the catalogue and nothing tells its architecture."""
+
+
+class TelemetryError(WattkeeperError):
+    """A metrics source did not answer as expected."""
+
+
+class ModelFileError(WattkeeperError):
+    """A trained model file is missing, corrupt, or of another format."""
+
+
+class PatchRefusedError(WattkeeperError):
+    """The engine arguments of a workload cannot be changed safely."""

@@ -1,0 +1,116 @@
+"""What was measured of a service, with its age and its gaps. Missing is None, never zero; idle is a real zero."""
+
+import enum
+from dataclasses import dataclass, field
+
+from wattkeeper.domain.histogram import Histogram
+from wattkeeper.domain.workload import Workload
+
+
+class MetricsState(enum.Enum):
+    """How far the measured series of a service can be trusted."""
+
+    FRESH = "Fresh"
+    PARTIAL = "Partial"
+    """Some pods have no fresh series: they are left out and margins widen."""
+    STALE = "Stale"
+    ABSENT = "Absent"
+    UNREACHABLE = "Unreachable"
+
+    @property
+    def usable(self) -> bool:
+        """True where a decision towards less capacity or less power may rest on it."""
+        return self in (MetricsState.FRESH, MetricsState.PARTIAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuReading:
+    """One GPU as the power exporter shows it."""
+
+    uuid: str
+    node: str
+    power_watts: float | None = None
+    sm_clock_mhz: float | None = None
+    model: str | None = None
+    power_limit_watts: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvCacheInfo:
+    """From `vllm:cache_config_info`: what the running engine really allocated."""
+
+    num_gpu_blocks: int | None = None
+    block_size: int | None = None
+    size_tokens: int | None = None
+    cache_dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodReading:
+    """One vLLM pod over the last window. Rates are per second; None = series absent or not fresh."""
+
+    namespace: str
+    pod: str
+    age_seconds: float
+    """Age of the oldest series that this reading rests on."""
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+    finished_per_second: float | None = None
+    prompt_tokens_per_second: float | None = None
+    generation_tokens_per_second: float | None = None
+    preemptions_per_second: float | None = None
+    prefix_queries_per_second: float | None = None
+    prefix_hits_per_second: float | None = None
+    ttft_seconds: Histogram | None = None
+    tpot_seconds: Histogram | None = None
+    """Per-request time per output token where vLLM serves it, else inter-token latency."""
+    prompt_tokens: Histogram | None = None
+    output_tokens: Histogram | None = None
+    kv_cache: KvCacheInfo | None = None
+    gpus: tuple[GpuReading, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceObservation:
+    """All ready pods of one service together, as the planner sees them."""
+
+    time_seconds: float
+    """Unix time of the snapshot."""
+    state: MetricsState
+    message: str = ""
+    """What is missing and since when, for the MetricsAvailable condition."""
+    pods_expected: int = 0
+    pods_reporting: int = 0
+    age_seconds: float | None = None
+    workload: Workload | None = None
+    """None where lengths were never seen; an idle service keeps the lengths last seen, with rate zero."""
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage_max: float | None = None
+    kv_usage_mean: float | None = None
+    preemptions_per_second: float | None = None
+    ttft_seconds: float | None = None
+    """At the SLO's percentile over the window; None while idle."""
+    tpot_seconds: float | None = None
+    ttft_attainment: float | None = None
+    """Share of requests within the TTFT target over the window; None while idle."""
+    tpot_attainment: float | None = None
+    output_tokens_per_second: float | None = None
+    power_watts: float | None = None
+    """Sum over the GPUs of all reporting pods; None unless every reporting pod has power."""
+    joules_per_token: float | None = None
+    kv_cache: KvCacheInfo | None = None
+    gpus: tuple[GpuReading, ...] = ()
+    gpus_by_pod: dict[str, tuple[GpuReading, ...]] = field(default_factory=dict)
+
+    @property
+    def idle(self) -> bool:
+        """True where it is measured, not assumed, that no request runs, waits or arrives."""
+        return (
+            self.state.usable
+            and self.workload is not None
+            and self.workload.requests_per_second == 0.0
+            and not self.running
+            and not self.waiting
+        )

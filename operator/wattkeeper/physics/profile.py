@@ -1,0 +1,90 @@
+"""What the models know of one replica: a (model, accelerator, parallelism) pair as coefficients, each with its provenance.
+
+Iteration time is the MIXED linear form (fitted to kernel tables; see the catalogue for the source of each number):
+
+    t = d0 + dT * tokens + dKV * kv_decode + dA * sum(chunk * (history + chunk / 2))        [seconds]
+
+with tokens = prefill chunk tokens + decoding sequences and kv_decode = resident KV tokens read by decode. Each term is
+split into a part that scales with 1/clock and a part that does not. Power per GPU is a floor plus the dynamic energy of
+the same terms, limited by the card's power limit.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class Provenance(enum.Enum):
+    """Where a number comes from; ordered from the most to the least trustworthy."""
+
+    MEASURED = "Measured"
+    FITTED = "Fitted"
+    ESTIMATED = "Estimated"
+    """Roofline of the data sheet: marked so wherever it is shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationCoefficients:
+    """Seconds per unit of the MIXED form at full clock, and the share of each term that scales with 1/clock."""
+
+    d0_seconds: float
+    dt_seconds_per_token: float
+    dkv_seconds_per_kv_token: float
+    da_seconds_per_token_squared: float
+    d0_clock_share: float = 0.35
+    dt_clock_share: float = 1.0
+    dkv_clock_share: float = 0.25
+    decode_clock_share: float = 0.6
+    """Clock share of dT where the token is a decode step (mostly weight reads) instead of prefill."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyCoefficients:
+    """Joules per GPU of the same terms at full clock, above `static_watts`; and how they fall with the clock."""
+
+    static_watts: float
+    """Drawn by a GPU whenever an iteration runs, independent of the work."""
+    idle_watts: float
+    """Model loaded, nothing to do."""
+    e0_joules: float
+    et_joules_per_prefill_token: float
+    en_joules_per_decode: float
+    ekv_joules_per_kv_token: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuSpec:
+    """One accelerator of the catalogue. Watts and MHz are per GPU."""
+
+    name: str
+    aliases: tuple[str, ...]
+    memory_bytes: float
+    bandwidth_bytes_per_second: float
+    bf16_flops: float
+    tdp_watts: float
+    min_cap_watts: float
+    max_clock_mhz: float
+    min_clock_mhz: float
+    idle_watts: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingProfile:
+    """Everything the queueing, energy and planning rooms need of one replica (one tensor-parallel group)."""
+
+    model: str
+    gpu: GpuSpec
+    gpus_per_replica: int
+    iteration: IterationCoefficients
+    energy: EnergyCoefficients
+    kv_bytes_per_token: float
+    """Per GPU."""
+    kv_capacity_tokens: float
+    """Per replica at default settings; the live `cache_config_info` wins over it."""
+    max_model_len: int | None
+    parameters: float
+    activated_parameters: float
+    provenance: Provenance
+    relative_error: float
+    """One-sigma relative error of step time, from the fit or assumed for an estimate."""
+    notes: tuple[str, ...] = ()
