@@ -1,7 +1,7 @@
 """Cumulative histograms as Prometheus serves them, and what can honestly be read from them.
 
-Quantiles interpolate linearly inside a bucket, as PromQL's `histogram_quantile` does; what lies in the last, open bucket
-is reported as the largest finite bound, and `quantile` says so through `Quantile.beyond_last_bound`.
+Quantiles interpolate linearly inside a bucket, as PromQL's `histogram_quantile` does; what lies in the last, open
+bucket is reported as the largest finite bound, and `quantile` says so through `Quantile.beyond_last_bound`.
 """
 
 import math

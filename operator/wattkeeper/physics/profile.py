@@ -1,4 +1,4 @@
-"""What the models know of one replica: a (model, accelerator, parallelism) pair as coefficients, each with its provenance.
+"""What the models know of one replica: coefficients of a (model, accelerator, TP), with provenance.
 
 Iteration time is the MIXED linear form (fitted to kernel tables; see the catalogue for the source of each number):
 
