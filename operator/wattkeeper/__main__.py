@@ -1,0 +1,5 @@
+"""`python -m wattkeeper` is the `wattkeeper` command."""
+
+from wattkeeper.cli.main import app
+
+app(prog_name="wattkeeper")
