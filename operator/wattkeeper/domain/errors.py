@@ -21,5 +21,9 @@ class ModelFileError(WattkeeperError):
     """A trained model file is missing, corrupt, or of another format."""
 
 
+class DataFileError(WattkeeperError):
+    """A file of measured data is missing, corrupt, or not the version that this program was written against."""
+
+
 class PatchRefusedError(WattkeeperError):
     """The engine arguments of a workload cannot be changed safely."""
