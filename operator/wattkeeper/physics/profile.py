@@ -4,7 +4,7 @@ Iteration time is the MIXED linear form (fitted to kernel tables; see the catalo
 
     t = d0 + dT * tokens + dKV * kv_decode + dA * sum(chunk * (history + chunk / 2))        [seconds]
 
-with tokens = prefill chunk tokens + decoding sequences and kv_decode = resident KV tokens read by decode. Each term is
+with tokens = prefill chunk tokens + decoding sequences (dN in place of dT for the latter where fitted) and kv_decode = resident KV tokens read by decode. Each term is
 split into a part that scales with 1/clock and a part that does not. Power per GPU is a floor plus the dynamic energy of
 the same terms, limited by the card's power limit.
 """
@@ -35,6 +35,15 @@ class IterationCoefficients:
     dkv_clock_share: float = 0.25
     decode_clock_share: float = 0.6
     """Clock share of dT where the token is a decode step (mostly weight reads) instead of prefill."""
+    dn_seconds_per_decode: float | None = None
+    """Seconds per decoding sequence where it was fitted apart from prefill tokens; None: `dt_seconds_per_token`."""
+    prefill_clock_ceiling: float = 1.0
+    """Clock ratio that prefill reaches at the card's default power limit: a higher lock does not speed it up."""
+
+    @property
+    def decode_seconds_per_sequence(self) -> float:
+        """Seconds that one more decoding sequence adds to a step, its KV reads apart."""
+        return self.dt_seconds_per_token if self.dn_seconds_per_decode is None else self.dn_seconds_per_decode
 
 
 @dataclass(frozen=True, kw_only=True)
