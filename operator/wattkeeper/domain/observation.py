@@ -59,6 +59,10 @@ class PodReading:
     finished_per_second: float | None = None
     prompt_tokens_per_second: float | None = None
     generation_tokens_per_second: float | None = None
+    finished_requests: float | None = None
+    """The counter itself (requests since the engine started), for arrival counts between two readings."""
+    in_system_growth_per_second: float | None = None
+    """Change of running + waiting; finished_per_second plus this is the arrival rate."""
     preemptions_per_second: float | None = None
     prefix_queries_per_second: float | None = None
     prefix_hits_per_second: float | None = None
@@ -66,6 +70,7 @@ class PodReading:
     tpot_seconds: Histogram | None = None
     """Per-request time per output token where vLLM serves it, else inter-token latency."""
     prompt_tokens: Histogram | None = None
+    """Lengths are read over a longer window than rates: they change slowly and need many requests."""
     output_tokens: Histogram | None = None
     kv_cache: KvCacheInfo | None = None
     gpus: tuple[GpuReading, ...] = ()

@@ -1,1 +1,1 @@
-"""Prometheus and direct-scrape sources that become Observations; metric alias table; freshness."""
+"""From Prometheus or from the pods themselves to a `ServiceObservation`: series, their names, ages and gaps."""
