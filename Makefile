@@ -32,4 +32,19 @@ lint: venv ## style, types, import order, generated files
 unit: venv ## fast tests only: no cluster
 	$(BIN)/pytest -m 'not cluster'
 
-.PHONY: help venv constraints lint unit
+tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about 12 minutes once, then nothing)
+	@$(PYTHON) e2e/build_tools.py
+
+test: venv tools ## all tests: unit, contract and end to end
+	$(BIN)/pytest
+
+e2e: venv tools ## only the tests that need a cluster
+	$(BIN)/pytest -m cluster
+
+cluster: venv tools ## leave a real cluster with simulated GPU nodes running; prints the line to use it
+	@$(BIN)/python -m e2e.cluster up
+
+cluster-down: venv ## end what `make cluster` started
+	@$(BIN)/python -m e2e.cluster down
+
+.PHONY: help venv constraints lint unit tools test e2e cluster cluster-down

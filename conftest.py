@@ -1,0 +1,3 @@
+"""Makes the cluster options and fixtures known to all tests."""
+
+pytest_plugins = ["e2e.plugin"]
