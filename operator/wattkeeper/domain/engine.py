@@ -9,6 +9,8 @@ class EngineSettings:
     """What one replica runs with. None means: vLLM's own default, not known to us."""
 
     max_num_seqs: int | None = None
+    max_num_active_seqs: int | None = None
+    """Admission limit below max_num_seqs (vLLM 0.32 and newer)."""
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None

@@ -26,4 +26,8 @@ class DataFileError(WattkeeperError):
 
 
 class PatchRefusedError(WattkeeperError):
-    """The engine arguments of a workload cannot be changed safely."""
+    """The engine arguments of a workload cannot be changed safely; `reason` is a CamelCase word for a condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
