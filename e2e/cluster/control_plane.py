@@ -24,6 +24,8 @@ import yaml
 from e2e.cluster import base, kwok, processes, tools
 
 ATTEMPTS = 3
+# The controllers' own limit on requests (20 per second) would cost seconds at the start.
+UNTHROTTLED = ("--kube-api-qps=500", "--kube-api-burst=1000")
 
 
 class ControlPlane(base.Cluster):
@@ -180,6 +182,7 @@ class ControlPlane(base.Cluster):
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--secure-port=0",
+            *UNTHROTTLED,
             *self._controller_flags,
         )
         running.start(
@@ -188,6 +191,7 @@ class ControlPlane(base.Cluster):
             f"--kubeconfig={self.kubeconfig}",
             "--leader-elect=false",
             "--secure-port=0",
+            *UNTHROTTLED,
         )
         if self._with_kwok:
             self.simulator = kwok.Kwok(

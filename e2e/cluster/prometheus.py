@@ -75,6 +75,7 @@ class Prometheus:
                     f"--storage.tsdb.path={self.directory / 'data'}",
                     f"--web.listen-address=127.0.0.1:{port}",
                     "--web.enable-lifecycle",
+                    "--scrape.discovery-reload-interval=200ms",  # 5 s would be paid by every test
                     "--log.level=warn",
                 )
                 base.wait_until(self._ready, timeout_seconds=timeout_seconds, what=f"a ready Prometheus at {self.url}")
