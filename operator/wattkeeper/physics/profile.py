@@ -4,9 +4,9 @@ Iteration time is the MIXED linear form (fitted to kernel tables; see the catalo
 
     t = d0 + dT * tokens + dKV * kv_decode + dA * sum(chunk * (history + chunk / 2))        [seconds]
 
-with tokens = prefill chunk tokens + decoding sequences (dN in place of dT for the latter where fitted) and kv_decode = resident KV tokens read by decode. Each term is
-split into a part that scales with 1/clock and a part that does not. Power per GPU is a floor plus the dynamic energy of
-the same terms, limited by the card's power limit.
+with tokens = prefill chunk tokens + decoding sequences (dN in place of dT for the latter where fitted) and kv_decode =
+resident KV tokens read by decode. Each term is split into a part that scales with 1/clock and a part that does not.
+Power per GPU is a floor plus the dynamic energy of the same terms, limited by the card's power limit.
 """
 
 import enum

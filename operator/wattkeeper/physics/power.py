@@ -1,0 +1,136 @@
+"""Energy and power of one iteration, and the clock that a power cap leaves.
+
+A GPU that iterates draws a floor plus the dynamic energy of the step's work; 65 % of decode's and 90 % of prefill's
+dynamic energy fall with the square of the core voltage. The voltage curve lies in the middle of measured ones (RTX PRO
+6000 caps below it, B300 GEMM under caps above it); no public data has one for Hopper, so it is an assumption.
+A cap lowers the clock until the power fits; where even the smallest clock draws more, the step is stretched by idling.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.physics import step
+from wattkeeper.physics.profile import ServingProfile
+
+DECODE_VOLTAGE_SHARE = 0.65
+PREFILL_VOLTAGE_SHARE = 0.9
+_CURVE_RATIO = np.array([0.4545, 0.6, 0.75, 1.0])
+_CURVE_VOLTAGE_SQUARED = np.square([0.76, 0.80, 0.86, 1.0])
+_BISECTIONS = 20
+
+
+def voltage_squared(clock_ratio: npt.ArrayLike) -> FloatArray:
+    """Core voltage squared relative to full clock; constant below 45 % of the largest clock (smallest voltage)."""
+    return np.asarray(np.interp(np.asarray(clock_ratio, dtype=np.float64), _CURVE_RATIO, _CURVE_VOLTAGE_SQUARED))
+
+
+def dynamic_joules(
+    profile: ServingProfile,
+    *,
+    prefill_tokens: npt.ArrayLike,
+    decode_sequences: npt.ArrayLike,
+    kv_tokens: npt.ArrayLike,
+    clock_ratio: npt.ArrayLike = 1.0,
+) -> FloatArray:
+    """Joules per GPU of one step above the floor; arguments broadcast."""
+    energy = profile.energy
+    ratio = np.asarray(clock_ratio, dtype=np.float64)
+    ceiling = profile.iteration.prefill_clock_ceiling
+    decode = 1.0 - DECODE_VOLTAGE_SHARE + DECODE_VOLTAGE_SHARE * voltage_squared(ratio)
+    prefill_voltage = voltage_squared(np.minimum(ratio, ceiling)) / voltage_squared(ceiling)
+    prefill = 1.0 - PREFILL_VOLTAGE_SHARE + PREFILL_VOLTAGE_SHARE * prefill_voltage
+    decode_joules = (
+        energy.e0_joules
+        + energy.en_joules_per_decode * np.asarray(decode_sequences, dtype=np.float64)
+        + energy.ekv_joules_per_kv_token * np.asarray(kv_tokens, dtype=np.float64)
+    )
+    prefill_joules = energy.et_joules_per_prefill_token * np.asarray(prefill_tokens, dtype=np.float64)
+    return np.asarray(decode * decode_joules + prefill * prefill_joules)
+
+
+def step_joules(
+    profile: ServingProfile,
+    *,
+    prefill_tokens: npt.ArrayLike,
+    decode_sequences: npt.ArrayLike,
+    kv_tokens: npt.ArrayLike,
+    step_seconds: npt.ArrayLike,
+    clock_ratio: npt.ArrayLike = 1.0,
+) -> FloatArray:
+    """Joules per GPU of one step that takes `step_seconds`; arguments broadcast.
+
+    The card's own limit is not applied here: use `clock_under_cap` for the clock, or `held_step_seconds` for the time.
+    """
+    dynamic = dynamic_joules(
+        profile,
+        prefill_tokens=prefill_tokens,
+        decode_sequences=decode_sequences,
+        kv_tokens=kv_tokens,
+        clock_ratio=clock_ratio,
+    )
+    return np.asarray(profile.energy.static_watts * np.asarray(step_seconds, dtype=np.float64) + dynamic)
+
+
+def effective_cap_watts(profile: ServingProfile, power_cap_watts: npt.ArrayLike) -> FloatArray:
+    """The limit that holds: the cap (nan = none), within what the card accepts."""
+    gpu = profile.gpu
+    cap = np.asarray(power_cap_watts, dtype=np.float64)
+    return np.asarray(np.clip(np.where(np.isnan(cap), gpu.tdp_watts, cap), gpu.min_cap_watts, gpu.tdp_watts))
+
+
+def clock_under_cap(
+    profile: ServingProfile,
+    *,
+    power_cap_watts: npt.ArrayLike,
+    prefill_tokens: npt.ArrayLike,
+    decode_sequences: npt.ArrayLike,
+    kv_tokens: npt.ArrayLike,
+    attention_products: npt.ArrayLike = 0.0,
+    clock_ratio: npt.ArrayLike = 1.0,
+) -> FloatArray:
+    """The clock ratio at which steps of this composition draw at most the cap, and at most `clock_ratio`.
+
+    Never below the card's smallest clock, where power may still exceed the cap: then `held_step_seconds` applies.
+    """
+    work = {"prefill_tokens": prefill_tokens, "decode_sequences": decode_sequences, "kv_tokens": kv_tokens}
+    cap = effective_cap_watts(profile, power_cap_watts)
+    lowest = profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz
+    high = np.maximum(np.asarray(clock_ratio, dtype=np.float64), lowest)
+
+    def watts(ratio: FloatArray) -> FloatArray:
+        seconds = step.step_seconds(profile.iteration, attention_products=attention_products, clock_ratio=ratio, **work)
+        joules = step_joules(profile, step_seconds=seconds, clock_ratio=ratio, **work)
+        return np.asarray(joules / seconds)
+
+    cap, high, at_high = np.broadcast_arrays(cap, high, watts(high))
+    fits = at_high <= cap
+    if fits.all():
+        return np.array(high)
+    low = np.full(high.shape, lowest)
+    top = np.array(high)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + top)
+        below = watts(middle) <= cap
+        low = np.where(below, middle, low)
+        top = np.where(below, top, middle)
+    return np.where(fits, high, low)
+
+
+def held_step_seconds(
+    profile: ServingProfile,
+    *,
+    power_cap_watts: npt.ArrayLike,
+    joules: npt.ArrayLike,
+    step_seconds: npt.ArrayLike,
+) -> FloatArray:
+    """Seconds of a step of `joules` per GPU after the card has held it back to its limit; never less than given.
+
+    The extra time draws the floor, so the step ends when (joules + floor * extra) / (time + extra) meets the limit.
+    """
+    cap = effective_cap_watts(profile, power_cap_watts)
+    seconds = np.asarray(step_seconds, dtype=np.float64)
+    static = profile.energy.static_watts
+    dynamic = np.asarray(joules, dtype=np.float64) - static * seconds
+    room = np.maximum(cap - static, 0.02 * profile.gpu.tdp_watts)
+    return np.maximum(seconds, dynamic / room)
