@@ -1,0 +1,102 @@
+"""Counters and histograms that one vLLM engine keeps, with the bucket bounds of vLLM V1.
+
+Counts are kept per bucket and summed up when they are served, so that an observation costs one bisection.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+LATENCY_BOUNDS = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+)  # fmt: skip
+TTFT_BOUNDS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
+    640.0, 2560.0,
+)  # fmt: skip
+TOKEN_TIME_BOUNDS = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+ITERATION_TOKEN_BOUNDS = (
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
+)  # fmt: skip
+PREEMPTION_BOUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
+REQUEST_N_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+def length_bounds(maximum_tokens: int) -> tuple[float, ...]:
+    """The 1-2-5 series up to the model's maximum length, as vLLM builds it."""
+    bounds: list[float] = []
+    decade = 1
+    while True:
+        for mantissa in (1, 2, 5):
+            if mantissa * decade > maximum_tokens:
+                return tuple(bounds)
+            bounds.append(float(mantissa * decade))
+        decade *= 10
+
+
+class BucketCounts:
+    """A histogram that only grows: `counts` per bucket (the last one is open), and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count `value` the given number of times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def observe_ramp(self, first: float, increment: float, steps: int, weight: int) -> None:
+        """Count `first + j * increment` for j = 0 .. steps - 1, each `weight` times; `increment` is not negative."""
+        bounds, counts = self.bounds, self.counts
+        low = bisect_left(bounds, first)
+        if low == bisect_left(bounds, first + increment * (steps - 1)):
+            counts[low] += steps * weight
+        else:
+            for step in range(steps):
+                counts[bisect_left(bounds, first + increment * step)] += weight
+        self.total += weight * (steps * first + increment * (steps * (steps - 1) // 2))
+
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts)
+
+    def cumulative(self) -> Iterator[int]:
+        """Observations at or below each bound, then all of them."""
+        running = 0
+        for count in self.counts:
+            running += count
+            yield running
+
+
+class EngineCounters:
+    """What `/metrics` of one engine adds up since it started."""
+
+    def __init__(self, max_model_len: int) -> None:
+        lengths = length_bounds(max_model_len)
+        self.ttft_seconds = BucketCounts(TTFT_BOUNDS)
+        self.inter_token_seconds = BucketCounts(TOKEN_TIME_BOUNDS)
+        self.time_per_output_token_seconds = BucketCounts(TOKEN_TIME_BOUNDS)
+        self.e2e_seconds = BucketCounts(LATENCY_BOUNDS)
+        self.queue_seconds = BucketCounts(LATENCY_BOUNDS)
+        self.inference_seconds = BucketCounts(LATENCY_BOUNDS)
+        self.prefill_seconds = BucketCounts(LATENCY_BOUNDS)
+        self.decode_seconds = BucketCounts(LATENCY_BOUNDS)
+        self.prompt_lengths = BucketCounts(lengths)
+        self.generation_lengths = BucketCounts(lengths)
+        self.prefill_computed_lengths = BucketCounts(lengths)
+        self.request_preemptions = BucketCounts(PREEMPTION_BOUNDS)
+        self.iteration_tokens = BucketCounts(ITERATION_TOKEN_BOUNDS)
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.cached_prompt_tokens = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self.preemptions = 0
+        self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}

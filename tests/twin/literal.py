@@ -1,0 +1,139 @@
+"""An independent model of one replica that steps every iteration by itself: the oracle of the macro-stepper."""
+
+from dataclasses import dataclass, field
+
+from wattkeeper.twin.hardware import ReplicaHardware
+from wattkeeper.twin.replica import GOVERNOR_STEPS
+
+
+@dataclass
+class Job:
+    arrival: float
+    prompt: int
+    output: int
+    computed: int = 0
+    generated: int = 0
+    token_times: list = field(default_factory=list)
+    scheduled: float | None = None
+    preemptions: int = 0
+
+    decoding: bool = False
+
+
+def ceil_div(a, b):
+    return -(-a // b)
+
+
+class Literal:
+    def __init__(self, hardware: ReplicaHardware, cap_watts=None, clock_mhz=None):
+        self.hw = hardware
+        self.cap = hardware.card.tdp_watts if cap_watts is None else cap_watts
+        self.top = hardware.level_at_most(clock_mhz)
+        self.now = 0.0
+        self.joules = 0.0
+        self.running, self.waiting, self.done = [], [], []
+        self.preemptions = 0
+        self.iterations = []
+        self.itl = []
+        self._decided_for, self._since, self._level = None, 0, None
+
+    def blocks(self, job):
+        return ceil_div(job.computed, self.hw.block_size)
+
+    def free(self):
+        return self.hw.num_gpu_blocks - 1 - sum(self.blocks(job) for job in self.running)
+
+    def cost(self, level, decodes, kv, tokens, attention):
+        x = (1, decodes, kv, tokens, attention)
+        seconds = sum(c * v for c, v in zip(level.seconds, x, strict=True))
+        return seconds, self.hw.static_watts * seconds + sum(c * v for c, v in zip(level.joules, x, strict=True))
+
+    def choose(self, *load):
+        for index in range(self.top, -1, -1):
+            seconds, joules = self.cost(self.hw.levels[index], *load)
+            if joules <= self.cap * seconds:
+                return index
+        return 0
+
+    def preempt(self):
+        victim = self.running.pop()
+        victim.computed, victim.decoding = 0, False
+        victim.preemptions += 1
+        self.preemptions += 1
+        self.waiting.insert(0, victim)
+        return victim
+
+    def step(self):
+        budget, preempted = self.hw.max_num_batched_tokens, False
+        decodes, prefills = [], []
+        for job in list(self.running):
+            if job not in self.running:
+                continue
+            chunk = 1 if job.decoding else min(job.prompt + job.generated - job.computed, budget)
+            while job in self.running:
+                need = ceil_div(job.computed + chunk, self.hw.block_size) - self.blocks(job)
+                if need <= self.free():
+                    break
+                self.preempt()
+                preempted = True
+            if job in self.running:
+                (decodes if job.decoding else prefills).append((job, job.computed, chunk))
+                job.computed += chunk
+                budget -= chunk
+        while budget > 0 and self.waiting and not preempted and len(self.running) < self.hw.max_num_seqs:
+            job = self.waiting[0]
+            if ceil_div(job.prompt + job.generated, self.hw.block_size) > self.free():
+                break
+            self.waiting.pop(0)
+            if job.scheduled is None:
+                job.scheduled = self.now
+            chunk = min(job.prompt + job.generated, budget)
+            prefills.append((job, 0, chunk))
+            job.computed = chunk
+            budget -= chunk
+            self.running.append(job)
+        n = len(decodes)
+        load = (
+            n,
+            sum(job.computed for job, _, _ in decodes),
+            sum(chunk for _, _, chunk in prefills),
+            sum(chunk * (history + chunk / 2) for _, history, chunk in prefills),
+        )
+        if prefills or preempted or self._decided_for != n or self._since >= GOVERNOR_STEPS:
+            self._level = self.choose(*load)
+            self._decided_for, self._since = (None if prefills or preempted else n), 0
+        self._since += 1
+        seconds, joules = self.cost(self.hw.levels[self._level], *load)
+        self.joules += joules
+        self.now += seconds
+        self.iterations.append(n + load[2])
+        for job, _, _ in decodes:
+            self.token(job)
+        for job, _, _ in prefills:
+            if job.computed == job.prompt + job.generated:
+                job.decoding = True
+                self.token(job)
+
+    def token(self, job):
+        if job.token_times:
+            self.itl.append(self.now - job.token_times[-1])
+        job.token_times.append(self.now)
+        job.generated += 1
+        if job.generated == job.output:
+            self.running.remove(job)
+            self.done.append(job)
+
+    def play(self, jobs):
+        jobs = sorted(jobs, key=lambda job: job.arrival)
+        index = 0
+        while index < len(jobs) or self.running or self.waiting:
+            while index < len(jobs) and jobs[index].arrival <= self.now:
+                self.waiting.append(jobs[index])
+                index += 1
+            if not self.running and not self.waiting:
+                self.joules += self.hw.idle_watts * (jobs[index].arrival - self.now)
+                self.now = jobs[index].arrival
+                self._decided_for = None
+                continue
+            self.step()
+        return self
