@@ -1,0 +1,314 @@
+"""Loaders of public measured serving runs: one tidy table, one row per steady run, units checked.
+
+The files are not shipped: a source says where to get them, under which licence, and the SHA-256 of the content that this
+program was written against. The checksum is taken over the values that are used, in a canonical form, so that the
+upstream files and a flattened copy of them are equally good.
+
+Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
+`source`; `model`, `gpu` (catalogue name), `num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
+`max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
+`output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
+`joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
+`group_curve`, `group_model`, `group_workload`, `group_rate` (what must be held out together).
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wattkeeper.domain.errors import DataFileError
+
+DATA_VARIABLE = "WATTKEEPER_DATA"
+"""Environment variable that names the folder of measured data."""
+
+RUN_COLUMNS = (
+    "source", "model", "gpu", "num_gpus", "tensor_parallel", "weight_precision", "architecture", "task",
+    "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed", "output_tokens", "output_cap_tokens", "multimodal",
+    "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
+    "tokens_per_second", "group_curve", "group_model", "group_workload", "group_rate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a set of measured runs comes from, and what its content must be."""
+
+    name: str
+    repository: str
+    commit: str
+    paths: tuple[str, ...]
+    """Inside the repository."""
+    folder: str
+    """Inside the data folder: where a copy of `paths` (or the flat file) is looked for."""
+    flat_file: str
+    licence: str
+    rows: int
+    sha256: str
+    """Of the used values in canonical form, see `content_sha256`."""
+
+    @property
+    def how_to_get(self) -> str:
+        """One sentence for error messages."""
+        return (
+            f"copy {', '.join(self.paths)} of https://github.com/{self.repository} at commit {self.commit} "
+            f"into {self.folder}/ of the data folder"
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """For the model card."""
+        return {
+            "name": self.name,
+            "repository": f"https://github.com/{self.repository}",
+            "commit": self.commit,
+            "paths": list(self.paths),
+            "licence": self.licence,
+            "rows": self.rows,
+            "sha256": self.sha256,
+        }
+
+
+ML_ENERGY_V3 = Source(
+    name="ml-energy-v3",
+    repository="ml-energy/leaderboard",
+    commit="0cd52dab897c5d91a45f4d413038f3b8b4251b0f",
+    paths=tuple(
+        f"public/data/tasks/{task}.json"
+        for task in ("gpqa", "image-chat", "lm-arena-chat", "sourcegraph-fim", "video-chat")
+    ),
+    folder="energy/ml-energy-v3",
+    flat_file="llm_v3_flat.csv",
+    licence="Apache-2.0 (declared for the same set in ml-energy/data)",
+    rows=838,
+    sha256="85329aa49c2fc2c3cd847f98b147bcb30fc8a2fe0ad12c8edd1443e478d1027f",
+)
+
+NLR_H100 = Source(
+    name="nlr-h100",
+    repository="IsabellaLiu99/genai-gpu-power-analysis",
+    commit="a451f702e0700b97575c41d7bb6ff6aec0a16e8d",
+    paths=("01_aggregated_datasets/inference_online_finite_llama3_70b/metadata.csv",),
+    folder="energy/nlr-h100",
+    flat_file="inference_online_finite_llama3_70b.csv",
+    licence="MIT (re-upload of the data of arXiv:2604.07345)",
+    rows=1024,
+    sha256="9be1ce9dd5c3a24a453beadf85122cf8a6c743008defecdbfb242f26036dcbad",
+)
+
+_ML_ENERGY_GPUS = {"H100": "nvidia-h100-sxm", "B200": "nvidia-b200"}
+_ML_ENERGY_NUMBERS = (
+    "num_gpus", "tensor_parallel", "max_num_seqs", "avg_batch_size", "avg_output_len", "avg_power_watts",
+    "energy_per_token_joules", "median_itl_ms", "output_throughput_tokens_per_sec",
+)  # fmt: skip
+_ML_ENERGY_WORDS = ("task", "model_id", "gpu_model", "weight_precision", "architecture")
+_MULTIMODAL_TASKS = ("image-chat", "video-chat")
+
+_ASSUMED_PROMPT_TOKENS = {
+    "gpqa": 250.0,
+    "lm-arena-chat": 150.0,
+    "sourcegraph-fim": 1000.0,
+    "image-chat": 1500.0,
+    "video-chat": 5000.0,
+}
+"""The leaderboard does not publish prompt lengths. Orders of magnitude only: they move the estimated share of prefill."""
+
+_NLR_NUMBERS = (
+    "hf-output-len", "request_rate_x", "completed", "total_input_tokens", "total_output_tokens", "duration",
+    "output_throughput", "mean_tpot_ms", "mean_power[W]",
+)  # fmt: skip
+_NLR_GPUS = 4
+"""The peak of 2,870 W of node power fits four H100 at their limit and no more; the model needs at least two."""
+_NLR_LONG_PROMPT_TOKENS = 150.0
+"""The two workloads have 119-120 and 174-175 prompt tokens on average."""
+
+
+def data_folder(given: Path | None) -> Path:
+    """The folder of measured data: `given`, else the environment variable.
+
+    Raises:
+        DataFileError: Neither is set, or it is no folder.
+    """
+    folder = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    if folder is None:
+        raise DataFileError(f"no data folder: pass --data DIR or set {DATA_VARIABLE}")
+    if not folder.is_dir():
+        raise DataFileError(f"the data folder {folder} does not exist: pass --data DIR or set {DATA_VARIABLE}")
+    return folder
+
+
+def content_sha256(frame: pd.DataFrame) -> str:
+    """SHA-256 of the values of a frame: columns and rows sorted, numbers in shortest round-trip form."""
+    columns = sorted(frame.columns)
+    lines = sorted(
+        json.dumps([float(v) if isinstance(v, (int, float, np.number)) else str(v) for v in row])
+        for row in frame[columns].itertuples(index=False, name=None)
+    )
+    return hashlib.sha256("\n".join([json.dumps(columns), *lines]).encode()).hexdigest()
+
+
+def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """ML.ENERGY leaderboard v3, language models: closed-loop runs on H100 and B200 with vLLM 0.11.1.
+
+    Power is the sum over GPUs, without the host. Some rows are bound by the host, not by the GPU.
+    `check=False` accepts other content than the expected one (units are checked all the same).
+
+    Raises:
+        DataFileError: Missing, unreadable, changed content, or figures that contradict one another.
+    """
+    raw = _read(ML_ENERGY_V3, folder, words=_ML_ENERGY_WORDS, numbers=_ML_ENERGY_NUMBERS)
+    if check:
+        _check_content(ML_ENERGY_V3, raw)
+    gpus = raw["num_gpus"]
+    task = raw["task"]
+    curve = raw["model_id"] + "|" + task + "|" + raw["gpu_model"] + "|" + gpus.astype(int).astype(str)
+    curve += "|" + raw["tensor_parallel"].astype(int).astype(str)
+    unknown = sorted(set(raw["gpu_model"]) - set(_ML_ENERGY_GPUS)) + sorted(set(task) - set(_ASSUMED_PROMPT_TOKENS))
+    if unknown:
+        raise DataFileError(f"{ML_ENERGY_V3.name}: unknown GPU or task {', '.join(unknown)}")
+    table = pd.DataFrame(
+        {
+            "source": ML_ENERGY_V3.name,
+            "model": raw["model_id"],
+            "gpu": raw["gpu_model"].map(_ML_ENERGY_GPUS),
+            "num_gpus": gpus,
+            "tensor_parallel": raw["tensor_parallel"],
+            "weight_precision": raw["weight_precision"],
+            "architecture": raw["architecture"],
+            "task": task,
+            "max_num_seqs": raw["max_num_seqs"],
+            "batch": raw["avg_batch_size"],
+            "prompt_tokens": task.map(_ASSUMED_PROMPT_TOKENS),
+            "prompt_assumed": True,
+            "output_tokens": raw["avg_output_len"],
+            "output_cap_tokens": np.nan,
+            "multimodal": task.isin(_MULTIMODAL_TASKS).astype(float),
+            "requests_per_second": np.nan,
+            "requests": np.nan,
+            "joules_per_token": raw["energy_per_token_joules"],
+            "gpu_watts": raw["avg_power_watts"] / gpus,
+            "node_watts": np.nan,
+            "inter_token_seconds": raw["median_itl_ms"] / 1e3,
+            "tokens_per_second": raw["output_throughput_tokens_per_sec"],
+            "group_curve": curve,
+            "group_model": raw["model_id"],
+            "group_workload": task,
+            "group_rate": "closed loop",
+        }
+    )
+    return _checked(ML_ENERGY_V3, table, watts=raw["avg_power_watts"])
+
+
+def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """Llama-3.1-70B on one H100 node with vLLM: finite open runs of 1,000 requests at 19 rates.
+
+    Power is that of the node: CPUs are in it (core power probably twice), and the window holds ramp and drain. Arrivals
+    are nearly regular. The `dataset-name` column says `hf` for both workloads; prompt lengths tell them apart.
+
+    Raises:
+        DataFileError: Missing, unreadable, changed content, or figures that contradict one another.
+    """
+    raw = _read(NLR_H100, folder, words=("run_completed",), numbers=_NLR_NUMBERS)
+    raw = raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
+    if check:
+        _check_content(NLR_H100, raw)
+    watts = raw["mean_power[W]"]
+    prompt = raw["total_input_tokens"] / raw["completed"]
+    cap = raw["hf-output-len"]
+    kind = (prompt > _NLR_LONG_PROMPT_TOKENS).map({True: "long prompts", False: "short prompts"})
+    workload = kind + "|" + cap.astype(int).astype(str)
+    table = pd.DataFrame(
+        {
+            "source": NLR_H100.name,
+            "model": "meta-llama/Llama-3.1-70B-Instruct",
+            "gpu": _ML_ENERGY_GPUS["H100"],
+            "num_gpus": float(_NLR_GPUS),
+            "tensor_parallel": float(_NLR_GPUS),
+            "weight_precision": "bfloat16",
+            "architecture": "Dense Transformer",
+            "task": "nlr-online",
+            "max_num_seqs": np.nan,
+            "batch": np.nan,
+            "prompt_tokens": prompt,
+            "prompt_assumed": False,
+            "output_tokens": raw["total_output_tokens"] / raw["completed"],
+            "output_cap_tokens": cap,
+            "multimodal": 0.0,
+            "requests_per_second": raw["request_rate_x"],
+            "requests": raw["completed"],
+            "joules_per_token": watts / raw["output_throughput"],
+            "gpu_watts": np.nan,
+            "node_watts": watts,
+            "inter_token_seconds": raw["mean_tpot_ms"] / 1e3,
+            "tokens_per_second": raw["output_throughput"],
+            "group_curve": workload,
+            "group_model": "meta-llama/Llama-3.1-70B-Instruct",
+            "group_workload": workload,
+            "group_rate": raw["request_rate_x"].astype(int).astype(str),
+        }
+    )
+    return _checked(NLR_H100, table, watts=raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"])
+
+
+def _read(source: Source, folder: Path, *, words: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+    """The used columns of a source, from the flat file or from copies of the upstream files."""
+    base = folder / source.folder
+    flat = base / source.flat_file
+    upstream = [base / Path(path).name for path in source.paths]
+    try:
+        if flat.is_file():
+            raw = _read_csv(flat)
+        elif all(path.is_file() for path in upstream):
+            parts = [_read_json(path) if path.suffix == ".json" else _read_csv(path) for path in upstream]
+            raw = pd.concat(parts, ignore_index=True)
+        else:
+            raise DataFileError(f"{flat} is missing: {source.how_to_get}")
+    except (OSError, ValueError, KeyError) as error:
+        raise DataFileError(f"{base} cannot be read as {source.name} ({error}): {source.how_to_get}") from error
+    lost = [name for name in (*words, *numbers) if name not in raw.columns]
+    if lost:
+        raise DataFileError(f"{base}: columns {', '.join(lost)} are missing: {source.how_to_get}")
+    used = raw[[*words, *numbers]].astype(dict.fromkeys(words, "str"))
+    for name in numbers:
+        used[name] = pd.to_numeric(used[name], errors="coerce").astype("float64")
+    return used
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip", low_memory=False)
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    frame = pd.DataFrame(json.loads(path.read_text())["configurations"])
+    return frame.assign(task=path.stem)
+
+
+def _check_content(source: Source, raw: pd.DataFrame) -> None:
+    found = content_sha256(raw)
+    if found != source.sha256:
+        raise DataFileError(
+            f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
+            f"({source.rows} rows, {source.sha256}): {source.how_to_get}"
+        )
+
+
+def _checked(source: Source, table: pd.DataFrame, *, watts: pd.Series) -> pd.DataFrame:
+    """Refuse figures that are impossible or contradict one another (a wrong unit shows here)."""
+    positive = ["num_gpus", "output_tokens", "prompt_tokens", "joules_per_token"]
+    positive += ["tokens_per_second", "inter_token_seconds"]
+    bad = ~(np.isfinite(table[positive]).all(axis=1) & (table[positive] > 0).all(axis=1))
+    composed = table["joules_per_token"] * table["tokens_per_second"]
+    bad |= ~np.isclose(composed, watts, rtol=0.02)
+    bad |= ~table["inter_token_seconds"].between(1e-4, 10.0)
+    bad |= ~(composed / table["num_gpus"]).between(20.0, 2000.0)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataFileError(
+            f"{source.folder}: {int(bad.sum())} rows have impossible or contradicting figures, the first at row "
+            f"{first}: joules per token, tokens per second, watts or latency are missing or in another unit"
+        )
+    return table[list(RUN_COLUMNS)]

@@ -1,0 +1,168 @@
+"""Steady operating points of a replica, from a measured run or from a planner's question: one form for both.
+
+What trains the model and what asks it must be built by the same code, else the learned correction is applied to other
+quantities than it was learned on.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wattkeeper.domain.workload import FloatArray, Workload
+from wattkeeper.physics import power, step
+from wattkeeper.physics.profile import ServingProfile
+
+
+class CandidateArrays(Protocol):
+    """The parts of `queueing.types.Candidates` that energy depends on; all (N,)."""
+
+    @property
+    def replicas(self) -> FloatArray: ...
+    @property
+    def power_cap_watts(self) -> FloatArray:
+        """Per GPU; NaN = the card's default limit."""
+    @property
+    def max_num_seqs(self) -> FloatArray: ...
+    @property
+    def kv_capacity_tokens(self) -> FloatArray:
+        """Per replica."""
+
+
+class SlaArrays(Protocol):
+    """The parts of `queueing.types.SlaPrediction` that energy depends on; all (N,), per replica."""
+
+    @property
+    def batch(self) -> FloatArray:
+        """Mean decoding sequences while busy."""
+    @property
+    def busy(self) -> FloatArray:
+        """Share of time an iteration runs, 0..1."""
+    @property
+    def step_seconds(self) -> FloatArray: ...
+    @property
+    def kv_tokens(self) -> FloatArray:
+        """Mean resident tokens."""
+    @property
+    def clock_ratio(self) -> FloatArray:
+        """Effective clock over the card's highest."""
+    @property
+    def prefill_tokens_per_second(self) -> FloatArray: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyQuery:
+    """What will one service draw under each of N candidates? `sla` says how the replicas run under them."""
+
+    profile: ServingProfile
+    workload: Workload
+    candidates: CandidateArrays
+    sla: SlaArrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoints:
+    """N steady states of one replica of one profile, while it iterates. Arrays are (N,)."""
+
+    profile: ServingProfile
+    batch: FloatArray
+    """Decoding sequences."""
+    prefill_tokens: FloatArray
+    """Per iteration."""
+    kv_tokens: FloatArray
+    """Resident, read by decode."""
+    step_seconds: FloatArray
+    clock_ratio: FloatArray
+    limit_watts: FloatArray
+    """Per GPU: the power cap, else the card's limit."""
+    kv_capacity_tokens: FloatArray
+    prompt_tokens: FloatArray
+    """Computed per request, prefix hits taken off."""
+    output_tokens: FloatArray
+    multimodal: FloatArray
+    """1 where requests carry images or video; vLLM's metrics do not tell it, so live it is 0."""
+
+    @property
+    def busy_watts(self) -> FloatArray:
+        """Physical estimate per GPU while iterating: joules of a step over its time, within idle and limit."""
+        gpu_idle = np.minimum(self.profile.energy.idle_watts, self.limit_watts)
+        joules = power.step_joules(
+            self.profile,
+            prefill_tokens=self.prefill_tokens,
+            decode_sequences=self.batch,
+            kv_tokens=self.kv_tokens,
+            step_seconds=self.step_seconds,
+            clock_ratio=self.clock_ratio,
+        )
+        watts = np.asarray(joules, dtype=np.float64) / self.step_seconds
+        bounded: FloatArray = np.clip(np.nan_to_num(watts, nan=np.inf), gpu_idle, self.limit_watts)
+        return bounded
+
+
+def of_query(query: EnergyQuery) -> tuple[OperatingPoints, FloatArray]:
+    """Operating points of a query and the busy share (N,) of its replicas.
+
+    Where the queue has no steady state (step time or batch not finite) the replica is taken as busy all the time at its
+    slot limit; watts then end at the power limit.
+    """
+    profile, sla, candidates = query.profile, query.sla, query.candidates
+    slots = np.nan_to_num(np.asarray(candidates.max_num_seqs, dtype=np.float64), nan=1.0, posinf=1.0)
+    steady = np.isfinite(sla.step_seconds) & np.isfinite(sla.batch) & np.isfinite(sla.busy) & (sla.step_seconds > 0)
+    busy = np.clip(np.where(steady, sla.busy, 1.0), 0.0, 1.0)
+    seconds = np.where(steady, sla.step_seconds, np.nan)
+    prefill = np.where(busy > 0, sla.prefill_tokens_per_second * seconds / np.maximum(busy, 1e-9), 0.0)
+    size = len(slots)
+    workload = query.workload
+    prompt = max(workload.prompt.mean * (1.0 - workload.prefix_hit_ratio), 1.0)
+    cap = np.asarray(candidates.power_cap_watts, dtype=np.float64)
+    points = OperatingPoints(
+        profile=profile,
+        batch=np.where(steady, np.maximum(sla.batch, 0.0), slots),
+        prefill_tokens=prefill,
+        kv_tokens=np.where(np.isfinite(sla.kv_tokens), np.maximum(sla.kv_tokens, 0.0), candidates.kv_capacity_tokens),
+        step_seconds=seconds,
+        clock_ratio=np.clip(np.nan_to_num(sla.clock_ratio, nan=1.0), 0.01, 1.0),
+        limit_watts=np.where(np.isnan(cap), profile.gpu.tdp_watts, np.minimum(cap, profile.gpu.tdp_watts)),
+        kv_capacity_tokens=np.asarray(candidates.kv_capacity_tokens, dtype=np.float64),
+        prompt_tokens=np.full(size, prompt),
+        output_tokens=np.full(size, max(workload.output.mean, 1.0)),
+        multimodal=np.zeros(size),
+    )
+    return points, busy
+
+
+def closed_loop(
+    profile: ServingProfile,
+    *,
+    batch: FloatArray,
+    prompt_tokens: FloatArray,
+    output_tokens: FloatArray,
+    multimodal: FloatArray,
+) -> OperatingPoints:
+    """Operating points of a replica that always decodes `batch` sequences (each one that ends is replaced).
+
+    Per output token one sequence-step is needed, so that each iteration prefills batch * prompt / output tokens, and a
+    sequence holds its prompt and on average half its output.
+    """
+    prefill = batch * prompt_tokens / output_tokens
+    kv = batch * (prompt_tokens + output_tokens / 2)
+    seconds = step.step_seconds(
+        profile.iteration,
+        prefill_tokens=prefill,
+        decode_sequences=batch,
+        kv_tokens=kv,
+        attention_products=prefill * prompt_tokens / 2,
+    )
+    return OperatingPoints(
+        profile=profile,
+        batch=batch,
+        prefill_tokens=prefill,
+        kv_tokens=kv,
+        step_seconds=np.asarray(seconds, dtype=np.float64),
+        clock_ratio=np.ones_like(batch),
+        limit_watts=np.full_like(batch, profile.gpu.tdp_watts),
+        kv_capacity_tokens=np.full_like(batch, profile.kv_capacity_tokens),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        multimodal=multimodal,
+    )
