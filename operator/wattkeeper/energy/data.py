@@ -9,12 +9,14 @@ Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 `max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
 `output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
 `joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
-`group_curve`, `group_model`, `group_workload`, `group_rate` (what must be held out together).
+`group_curve`, `group_model`, `group_backbone` (all variants of one architecture and size), `group_workload`,
+`group_rate`: what must be held out together.
 """
 
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ RUN_COLUMNS = (
     "source", "model", "gpu", "num_gpus", "tensor_parallel", "weight_precision", "architecture", "task",
     "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed", "output_tokens", "output_cap_tokens", "multimodal",
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
-    "tokens_per_second", "group_curve", "group_model", "group_workload", "group_rate",
+    "tokens_per_second", "group_curve", "group_model", "group_backbone", "group_workload", "group_rate",
 )  # fmt: skip
 
 
@@ -117,6 +119,9 @@ _ASSUMED_PROMPT_TOKENS = {
 }
 """The leaderboard does not publish prompt lengths. Orders of magnitude only: they move the estimated share of prefill."""
 
+_VARIANT_WORDS = frozenset(
+    "instruct thinking it fp8 bf16 vl omni coder chat 2507 0528 v2 v3.1 r1 128e 16e nano nvidia".split()
+)
 _NLR_NUMBERS = (
     "hf-output-len", "request_rate_x", "completed", "total_input_tokens", "total_output_tokens", "duration",
     "output_throughput", "mean_tpot_ms", "mean_power[W]",
@@ -149,6 +154,13 @@ def content_sha256(frame: pd.DataFrame) -> str:
         for row in frame[columns].itertuples(index=False, name=None)
     )
     return hashlib.sha256("\n".join([json.dumps(columns), *lines]).encode()).hexdigest()
+
+
+def backbone(model: str) -> str:
+    """A model's name without what leaves architecture and size alike (tuning, modality, precision, release)."""
+    words = re.split(r"[-_]", model.rpartition("/")[2].lower())
+    name = "-".join(word for word in words if word not in _VARIANT_WORDS)
+    return re.sub(r"^llama-3\.\d", "llama-3", name)
 
 
 def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
@@ -196,6 +208,7 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "tokens_per_second": raw["output_throughput_tokens_per_sec"],
             "group_curve": curve,
             "group_model": raw["model_id"],
+            "group_backbone": raw["model_id"].map(backbone),
             "group_workload": task,
             "group_rate": "closed loop",
         }
@@ -247,6 +260,7 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "tokens_per_second": raw["output_throughput"],
             "group_curve": workload,
             "group_model": "meta-llama/Llama-3.1-70B-Instruct",
+            "group_backbone": backbone("meta-llama/Llama-3.1-70B-Instruct"),
             "group_workload": workload,
             "group_rate": raw["request_rate_x"].astype(int).astype(str),
         }

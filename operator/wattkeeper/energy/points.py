@@ -114,7 +114,6 @@ def of_query(query: EnergyQuery) -> tuple[OperatingPoints, FloatArray]:
     size = len(slots)
     workload = query.workload
     prompt = max(workload.prompt.mean * (1.0 - workload.prefix_hit_ratio), 1.0)
-    cap = np.asarray(candidates.power_cap_watts, dtype=np.float64)
     points = OperatingPoints(
         profile=profile,
         batch=np.where(steady, np.maximum(sla.batch, 0.0), slots),
@@ -122,7 +121,7 @@ def of_query(query: EnergyQuery) -> tuple[OperatingPoints, FloatArray]:
         kv_tokens=np.where(np.isfinite(sla.kv_tokens), np.maximum(sla.kv_tokens, 0.0), candidates.kv_capacity_tokens),
         step_seconds=seconds,
         clock_ratio=np.clip(np.nan_to_num(sla.clock_ratio, nan=1.0), 0.01, 1.0),
-        limit_watts=np.where(np.isnan(cap), profile.gpu.tdp_watts, np.minimum(cap, profile.gpu.tdp_watts)),
+        limit_watts=power.effective_cap_watts(profile, candidates.power_cap_watts),
         kv_capacity_tokens=np.asarray(candidates.kv_capacity_tokens, dtype=np.float64),
         prompt_tokens=np.full(size, prompt),
         output_tokens=np.full(size, max(workload.output.mean, 1.0)),
@@ -142,7 +141,7 @@ def closed_loop(
     """Operating points of a replica that always decodes `batch` sequences (each one that ends is replaced).
 
     Per output token one sequence-step is needed, so that each iteration prefills batch * prompt / output tokens, and a
-    sequence holds its prompt and on average half its output.
+    sequence holds its prompt and on average half its output. At its power limit the card stretches the iteration.
     """
     prefill = batch * prompt_tokens / output_tokens
     kv = batch * (prompt_tokens + output_tokens / 2)
@@ -153,12 +152,16 @@ def closed_loop(
         kv_tokens=kv,
         attention_products=prefill * prompt_tokens / 2,
     )
+    joules = power.step_joules(
+        profile, prefill_tokens=prefill, decode_sequences=batch, kv_tokens=kv, step_seconds=seconds
+    )
+    seconds = power.held_step_seconds(profile, power_cap_watts=np.nan, joules=joules, step_seconds=seconds)
     return OperatingPoints(
         profile=profile,
         batch=batch,
         prefill_tokens=prefill,
         kv_tokens=kv,
-        step_seconds=np.asarray(seconds, dtype=np.float64),
+        step_seconds=seconds,
         clock_ratio=np.ones_like(batch),
         limit_watts=np.full_like(batch, profile.gpu.tdp_watts),
         kv_capacity_tokens=np.full_like(batch, profile.kv_capacity_tokens),
