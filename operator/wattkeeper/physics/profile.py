@@ -97,3 +97,7 @@ class ServingProfile:
     relative_error: float
     """One-sigma relative error of step time, from the fit or assumed for an estimate."""
     notes: tuple[str, ...] = ()
+    energy_provenance: Provenance = Provenance.ESTIMATED
+    """Where the energy coefficients come from: a fit of step times alone leaves them estimated."""
+    weight_bytes: float | None = None
+    """Of all weights together; None: not known."""

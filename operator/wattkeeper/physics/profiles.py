@@ -54,11 +54,13 @@ def serving_profile(
     gpus_per_replica: int,
     engine: EngineSettings,
     overrides: ProfileOverrides | None = None,
+    use_fits: bool = True,
 ) -> ServingProfile:
     """All that is known of one replica of `model` on `gpus_per_replica` GPUs of `accelerator`.
 
     `engine` tells the parallel sizes and the KV dtype. A model outside the catalogue whose name carries its size
     ("acme/Foo-13B") gets a rougher estimate; else UnknownModelError. Raises UnknownAcceleratorError as well.
+    Without `use_fits` the roofline estimates every pair alike, as the training of a correction to it needs.
     """
     if gpus_per_replica < 1:
         raise ValueError(f"gpus_per_replica must be at least 1, not {gpus_per_replica}")
@@ -81,13 +83,16 @@ def serving_profile(
         memory_utilisation=kv.default_memory_utilisation(engine),
     )
     provenance = Provenance.ESTIMATED
-    pair = _fitted(spec, gpu, gpus_per_replica=gpus_per_replica, engine=engine)
+    energy_provenance = Provenance.ESTIMATED
+    pair = _fitted(spec, gpu, gpus_per_replica=gpus_per_replica, engine=engine) if use_fits else None
     if pair is not None:
         iteration, energy = _with_fit(pair, iteration, energy, kv_factor=kv.dtype_bytes(engine.kv_cache_dtype) / 2.0)
         provenance, relative_error = Provenance.FITTED, pair.relative_error
         notes.append(pair.source)
         if pair.e0_joules is None:
             notes.append("energy coefficients are a roofline estimate")
+        else:
+            energy_provenance = Provenance.FITTED
     else:
         notes.append(f"roofline estimate; assumed one-sigma error of step time {relative_error:.0%}")
     if data > 1:
@@ -110,6 +115,8 @@ def serving_profile(
         provenance=provenance,
         relative_error=relative_error,
         notes=tuple(notes),
+        energy_provenance=energy_provenance,
+        weight_bytes=spec.weight_bytes,
     )
     return profile if overrides is None else _overridden(profile, overrides)
 
@@ -223,11 +230,13 @@ def _overridden(profile: ServingProfile, overrides: ProfileOverrides) -> Serving
         # A dT that was fitted for all tokens also prices decode steps, unless those have their own slope.
         iteration_values.setdefault("dn_seconds_per_decode", iteration_values["dt_seconds_per_token"])
     complete = {"d0_seconds", "dt_seconds_per_token", "dkv_seconds_per_kv_token"} <= iteration_names
+    complete_energy = {"static_watts", "e0_joules", "en_joules_per_decode"} <= energy_names
     return replace(
         profile,
         iteration=replace(profile.iteration, **iteration_values),
         energy=replace(profile.energy, **{name: given[name] for name in energy_names}),
         provenance=Provenance.MEASURED if complete else profile.provenance,
+        energy_provenance=Provenance.MEASURED if complete_energy else profile.energy_provenance,
         notes=(*profile.notes, f"coefficients of {overrides.source}") if given else profile.notes,
         **{name: given[name] for name in own_names},
     )
