@@ -1,0 +1,329 @@
+"""The fleet as its pods and GPU exporters say themselves, for clusters without Prometheus.
+
+Every collection scrapes all targets at the same time through a bounded number of threads; rates come from the scrapes
+before (telemetry.counters). A target that does not answer keeps its last reading, with its age.
+"""
+
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from wattkeeper.domain.errors import TelemetryError
+from wattkeeper.domain.observation import GpuReading, PodReading
+from wattkeeper.telemetry import aliases, assemble
+from wattkeeper.telemetry.assemble import Sample
+from wattkeeper.telemetry.counters import CounterHistory
+from wattkeeper.telemetry.exposition import (
+    ExpositionReader,
+    Labels,
+    Series,
+    engine_sample,
+    histogram_of,
+    wanted_names,
+)
+from wattkeeper.telemetry.source import PodKey, Snapshot
+
+_GPU_NAMES: Mapping[str, str] = {
+    **{name: canonical for canonical, metric in aliases.DCGM_METRICS.items() for name in metric.names},
+    aliases.KEPLER_NODE_WATTS: "kepler_node",
+    aliases.KEPLER_POD_WATTS: "kepler_pod_parts",
+}
+_SHOWN_FAILURES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrapeTarget:
+    """One endpoint: an engine (one pod) or a GPU exporter (one node, its labels name the pods)."""
+
+    url: str
+    role: Literal["engine", "gpu"] = "engine"
+    namespace: str = ""
+    pod: str = ""
+
+    def __post_init__(self) -> None:
+        if self.role == "engine" and not (self.namespace and self.pod):
+            raise ValueError(f"the engine target {self.url} needs a namespace and a pod")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrapeSettings:
+    """How targets are scraped."""
+
+    timeout_seconds: float = 3.0
+    """Of one target; all targets together get `deadline_seconds`."""
+    deadline_seconds: float = 10.0
+    concurrent_scrapes: int = 16
+    rate_window_seconds: float = 60.0
+    length_window_seconds: float = 300.0
+    prefixes: tuple[str, ...] = aliases.DEFAULT_PREFIXES
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bearer_token: str | None = field(default=None, repr=False)
+    bearer_token_file: Path | None = None
+    """Read at every collection."""
+    ca_file: Path | None = None
+    insecure_skip_verify: bool = False
+    power_max_age_seconds: float = 90.0
+    max_page_bytes: int = 16 * 2**20
+    forget_after_seconds: float = 300.0
+    """A target that did not answer for so long has no reading any more."""
+
+    def __post_init__(self) -> None:
+        if self.bearer_token is not None and self.bearer_token_file is not None:
+            raise ValueError("give the bearer token or a file with it, not both")
+        if min(self.timeout_seconds, self.deadline_seconds) <= 0 or self.concurrent_scrapes < 1:
+            raise ValueError("timeouts must be positive and at least one scrape must be allowed at a time")
+
+
+class ScrapeSource:
+    """A `MetricsSource` that scrapes `/metrics` pages itself. Call `close` when done.
+
+    `clock` stamps each page (Unix seconds); without it a page counts as taken at the time given to `collect` plus what
+    the collection has lasted by then.
+    """
+
+    def __init__(self, settings: ScrapeSettings | None = None, *, clock: Callable[[], float] | None = None) -> None:
+        self._settings = settings or ScrapeSettings()
+        self._clock = clock
+        self._targets: tuple[ScrapeTarget, ...] = ()
+        self._histories: dict[ScrapeTarget, CounterHistory] = {}
+        self._gpus: dict[ScrapeTarget, _GpuHistory] = {}
+        self._engine_reader = ExpositionReader(wanted_names(self._settings.prefixes))
+        self._gpu_reader = ExpositionReader(_GPU_NAMES)
+        self._client = self._http_client()
+        self._pool = ThreadPoolExecutor(self._settings.concurrent_scrapes, thread_name_prefix="wattkeeper-scrape")
+
+    def set_targets(self, targets: Sequence[ScrapeTarget]) -> None:
+        """Scrape these from the next collection on; what is known of targets that stay is kept."""
+        self._targets = tuple(dict.fromkeys(targets))
+
+    def collect(self, now_seconds: float) -> Snapshot:
+        """Scrape all targets once. Raises TelemetryError where there are engines and not one answers."""
+        targets = self._targets
+        self._histories = {target: history for target, history in self._histories.items() if target in set(targets)}
+        self._gpus = {target: history for target, history in self._gpus.items() if target in set(targets)}
+        failures: dict[ScrapeTarget, str] = {}
+        for target, page in self._pages(targets, now_seconds).items():
+            try:
+                if isinstance(page, str):
+                    raise TelemetryError(page)
+                self._take(target, page)
+            except (TelemetryError, ValueError) as error:
+                failures[target] = f"{target.url}: {error}"
+        engines = [target for target in targets if target.role == "engine"]
+        if engines and all(target in failures for target in engines):
+            raise TelemetryError(f"none of {len(engines)} engines answered, such as {failures[engines[0]]}")
+
+        errors = list(failures.values())[:_SHOWN_FAILURES]
+        if len(failures) > _SHOWN_FAILURES:
+            errors.append(f"{len(failures) - _SHOWN_FAILURES} more targets did not answer")
+        if not engines:
+            errors.append("there is no engine to scrape")
+        gpus, gpus_by_pod, odd = assemble.gpu_readings(
+            self._gpu_answers(now_seconds), max_age_seconds=self._settings.power_max_age_seconds
+        )
+        pods: dict[PodKey, PodReading] = {}
+        for target, history in self._histories.items():
+            age = max(0.0, now_seconds - history.time_seconds)
+            if age <= self._settings.forget_after_seconds:
+                key = (target.namespace, target.pod)
+                pods[key] = _pod_reading(history, key=key, age_seconds=age, gpus=gpus_by_pod.get(key, ()))
+        return Snapshot(time_seconds=now_seconds, pods=pods, errors=(*errors, *odd), gpus=gpus)
+
+    def close(self) -> None:
+        """Give up connections and threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _pages(self, targets: Sequence[ScrapeTarget], now_seconds: float) -> dict[ScrapeTarget, "_Page | str"]:
+        """What each target served, or why it did not."""
+        headers = self._request_headers()
+        began = time.monotonic()
+
+        def stamp() -> float:
+            return self._clock() if self._clock is not None else now_seconds + (time.monotonic() - began)
+
+        futures: dict[ScrapeTarget, Future[_Page | str]] = {
+            target: self._pool.submit(self._fetch, target.url, headers, stamp) for target in targets
+        }
+        wait(futures.values(), timeout=self._settings.deadline_seconds)
+        pages: dict[ScrapeTarget, _Page | str] = {}
+        for target, future in futures.items():
+            if future.done():
+                pages[target] = future.result()
+            else:
+                future.cancel()
+                pages[target] = f"not reached within the {self._settings.deadline_seconds:g} s of a collection"
+        return pages
+
+    def _fetch(self, url: str, headers: Mapping[str, str], stamp: Callable[[], float]) -> "_Page | str":
+        limit = self._settings.max_page_bytes
+        try:
+            with self._client.stream("GET", url, headers=headers) as response:
+                if response.status_code != httpx.codes.OK:
+                    return f"HTTP {response.status_code}"
+                at_seconds = stamp()
+                body = bytearray()
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > limit:
+                        return f"the page is longer than {limit} bytes"
+                return _Page(bytes(body).decode("utf-8", errors="replace"), at_seconds)
+        except httpx.TimeoutException:
+            return f"no answer within {self._settings.timeout_seconds:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _take(self, target: ScrapeTarget, page: "_Page") -> None:
+        """Put a page into the history of its target. Raises ValueError or TelemetryError where it is of no use."""
+        settings = self._settings
+        if target.role == "gpu":
+            series = self._gpu_reader.read(page.text)
+            self._gpus.setdefault(target, _GpuHistory(settings.rate_window_seconds)).add(series, page.time_seconds)
+            return
+        sample = engine_sample(self._engine_reader.read(page.text), settings.prefixes)
+        if aliases.RUNNING not in sample.gauges:
+            names = " or ".join(aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], settings.prefixes))
+            raise TelemetryError(f"the page has no series {names}: is this a vLLM engine?")
+        history = self._histories.get(target)
+        if history is None:
+            history = self._histories[target] = CounterHistory(
+                rate_window_seconds=settings.rate_window_seconds, length_window_seconds=settings.length_window_seconds
+            )
+        history.add(sample, page.time_seconds)
+
+    def _gpu_answers(self, now_seconds: float) -> dict[str, list[Sample]]:
+        """GPU series of all exporters, shaped as Prometheus would answer."""
+        answers: dict[str, list[Sample]] = {}
+        for history in self._gpus.values():
+            if now_seconds - history.time_seconds <= self._settings.forget_after_seconds:
+                for name, samples in history.answers(now_seconds).items():
+                    answers.setdefault(name, []).extend(samples)
+        answers["kepler_pod"] = _kepler_pods(answers.pop("kepler_pod_parts", []))
+        return answers
+
+    def _request_headers(self) -> dict[str, str]:
+        settings = self._settings
+        headers = {"Accept": "text/plain; version=0.0.4", **settings.headers}
+        token = settings.bearer_token
+        if settings.bearer_token_file is not None:
+            try:
+                token = settings.bearer_token_file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise TelemetryError(f"the bearer token file cannot be read: {error}") from error
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    def _http_client(self) -> httpx.Client:
+        settings = self._settings
+        verify: bool | ssl.SSLContext = not settings.insecure_skip_verify
+        if settings.ca_file is not None and verify:
+            verify = ssl.create_default_context(cafile=str(settings.ca_file))
+        connections = settings.concurrent_scrapes
+        return httpx.Client(
+            verify=verify,
+            timeout=settings.timeout_seconds,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            trust_env=False,  # pods are reached directly, never through a proxy
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    text: str
+    time_seconds: float
+
+
+class _GpuHistory:
+    """Gauges of one GPU exporter; watts are averaged over the window, to match the token rates."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._watts: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
+        self._latest: list[tuple[str, Labels, float]] = []
+        self.time_seconds = 0.0
+
+    def add(self, series: Series, time_seconds: float) -> None:
+        self.time_seconds = time_seconds
+        self._latest = [
+            (canonical, labels, value)
+            for name, canonical in _GPU_NAMES.items()
+            for labels, value in series.get(name, [])
+        ]
+        seen: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
+        for canonical, labels, value in self._latest:
+            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+                continue
+            key = (canonical, frozenset(labels.items()))
+            if key in seen:
+                continue  # an older name of the same quantity
+            values = seen[key] = self._watts.get(key, deque())
+            values.append((time_seconds, value))
+            while values[0][0] < time_seconds - self._window_seconds:
+                values.popleft()
+        self._watts = seen
+
+    def answers(self, now_seconds: float) -> dict[str, list[Sample]]:
+        found: dict[str, list[Sample]] = {}
+        for (canonical, identity), values in self._watts.items():
+            mean = sum(value for _, value in values) / len(values)
+            found.setdefault(canonical, []).append(Sample(dict(identity), now_seconds, mean))
+            if canonical == aliases.GPU_POWER:
+                found.setdefault("gpu_age", []).append(Sample(dict(identity), now_seconds, self.time_seconds))
+        for canonical, labels, value in self._latest:
+            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+                found.setdefault(canonical, []).append(Sample(labels, now_seconds, value))
+        return found
+
+
+def _pod_reading(
+    history: CounterHistory, *, key: PodKey, age_seconds: float, gpus: tuple[GpuReading, ...]
+) -> PodReading:
+    """The reading of one engine; rates are None until it was scraped twice."""
+    sample = history.latest
+    gauges = sample.gauges if sample is not None else {}
+    raw = dict(zip(sample.keys, sample.counters.tolist(), strict=True)) if sample is not None else {}
+    rates = history.rates() or {}
+    lengths = history.length_rates() or {}
+    return PodReading(
+        namespace=key[0],
+        pod=key[1],
+        age_seconds=age_seconds,
+        running=gauges.get(aliases.RUNNING),
+        waiting=gauges.get(aliases.WAITING),
+        kv_usage=gauges.get(aliases.KV_USAGE),
+        finished_per_second=rates.get((aliases.FINISHED, "")),
+        finished_requests=raw.get((aliases.FINISHED, "")),
+        in_system_growth_per_second=history.growth_per_second(),
+        prompt_tokens_per_second=rates.get((aliases.PROMPT_TOKENS, "")),
+        generation_tokens_per_second=rates.get((aliases.GENERATION_TOKENS, "")),
+        preemptions_per_second=rates.get((aliases.PREEMPTIONS, "")),
+        prefix_queries_per_second=rates.get((aliases.PREFIX_QUERIES, "")),
+        prefix_hits_per_second=rates.get((aliases.PREFIX_HITS, "")),
+        ttft_seconds=histogram_of(aliases.TTFT, rates),
+        tpot_seconds=histogram_of(aliases.TPOT, rates),
+        prompt_tokens=histogram_of(aliases.PROMPT_LENGTH, lengths),
+        output_tokens=histogram_of(aliases.OUTPUT_LENGTH, lengths),
+        kv_cache=sample.kv_cache if sample is not None else None,
+        gpus=gpus,
+    )
+
+
+def _kepler_pods(parts: Sequence[Sample]) -> list[Sample]:
+    """Kepler's watts per pod and GPU, added up per pod; what belongs to ended pods is left out."""
+    sums: dict[PodKey, Sample] = {}
+    for sample in parts:
+        key = aliases.pod_key(sample.labels)
+        if key is None or sample.labels.get("state") == "terminated":
+            continue
+        before = sums[key].value if key in sums else 0.0
+        labels = {"namespace": key[0], "pod": key[1]}
+        sums[key] = Sample(labels, sample.time_seconds, before + sample.value)
+    return list(sums.values())
