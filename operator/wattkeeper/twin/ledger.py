@@ -1,0 +1,101 @@
+"""Book of every request of a service: what arrived, what was finished and how fast, what was lost.
+
+A request meets its SLO when its TTFT and its mean time per output token are both within the targets; a request that was
+refused, lost with its pod, or never finished has missed it.
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wattkeeper.twin.replica import Request
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SloTargets:
+    """Per-request targets in seconds; None = not a goal."""
+
+    ttft_seconds: float | None = None
+    tpot_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attainment:
+    """Counts over all requests. `arrived` is the sum of `finished`, `lost` and `unfinished`."""
+
+    arrived: int
+    finished: int
+    lost: int
+    met: int
+
+    @property
+    def unfinished(self) -> int:
+        """Still waiting or running."""
+        return self.arrived - self.finished - self.lost
+
+    @property
+    def share(self) -> float | None:
+        """Share of all requests that met the SLO; None where none arrived."""
+        return self.met / self.arrived if self.arrived else None
+
+
+class Ledger:
+    """Append-only record of one service."""
+
+    def __init__(self, slo: SloTargets) -> None:
+        self.slo = slo
+        self.arrived = 0
+        self.lost = 0
+        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "pod_ended": 0}
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self._arrival, self._ttft, self._tpot = array("d"), array("d"), array("d")
+
+    def finish(self, requests: Iterable[Request]) -> None:
+        """Requests that got their last token."""
+        for request in requests:
+            self._arrival.append(request.arrival)
+            self._ttft.append(request.ttft_seconds)
+            self._tpot.append(request.tpot_seconds)
+            self.prompt_tokens += request.prompt
+            self.output_tokens += request.output
+
+    def lose(self, count: int, reason: str) -> None:
+        """Requests that will never get an answer."""
+        self.lost += count
+        self.lost_by_reason[reason] += count
+
+    @property
+    def finished(self) -> int:
+        """Requests that got their last token."""
+        return len(self._arrival)
+
+    def samples(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Arrival time, TTFT and TPOT of every finished request, each of shape (N,), in seconds."""
+        return np.array(self._arrival), np.array(self._ttft), np.array(self._tpot)
+
+    def attainment(self) -> Attainment:
+        """The counts so far."""
+        _, ttft, tpot = self.samples()
+        good = np.ones(len(ttft), dtype=bool)
+        if self.slo.ttft_seconds is not None:
+            good &= ttft <= self.slo.ttft_seconds
+        if self.slo.tpot_seconds is not None:
+            good &= tpot <= self.slo.tpot_seconds
+        return Attainment(arrived=self.arrived, finished=len(ttft), lost=self.lost, met=int(good.sum()))
+
+    def percentiles(self, *, bin_seconds: float, percentile: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mid time of each bin of arrivals, and the percentile (0..100) of TTFT and TPOT in it; no row for empty bins."""
+        arrival, ttft, tpot = self.samples()
+        bins = np.floor(arrival / bin_seconds).astype(np.int64)
+        rows = [
+            ((each + 0.5) * bin_seconds, *(float(np.percentile(x[bins == each], percentile)) for x in (ttft, tpot)))
+            for each in np.unique(bins)
+        ]
+        table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2]
