@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from e2e.cluster import prometheus, tools
@@ -98,7 +99,13 @@ def test_lint() -> None:
 @needs_tools
 @pytest.mark.parametrize(
     "setting",
-    ["replica=2", 'image.tags="x"', "replicas=0", 'metrics.source="Guess"', 'watch.namespaces=["Not_A_Name"]'],
+    [
+        "replica=2",
+        'image.tags="x"',
+        "replicas=0",
+        'metrics.prometheus.url="prometheus:9090"',
+        'watch.namespaces=["Not_A_Name"]',
+    ],
 )
 def test_wrong_values_are_refused(setting: str) -> None:
     said = helm("template", "x", str(CHART), "--set-json", setting, fails=True)
@@ -189,9 +196,13 @@ def test_alerts_are_valid_and_speak_of_real_metrics(tmp_path: pathlib.Path) -> N
 @needs_tools
 def test_arguments_are_those_of_the_command() -> None:
     run = pytest.importorskip("wattkeeper.cli.run")
-    container = only(render('watch.namespaces=["llm"]'), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    flags = {argument.split("=")[0] for argument in container["args"][1:]}
-    source = pathlib.Path(run.__file__).read_text()
+    app = typer.Typer()
+    run.register(app)
+    command = typer.main.get_command(app)
+    container = only(render('watch.namespaces=["llm", "chat"]'), "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     assert container["args"][0] == "run"
-    unknown = [flag for flag in flags if flag not in source and flag[2:].replace("-", "_") not in source]
-    assert unknown == []
+    chosen = command.make_context("run", container["args"][1:]).params
+    assert chosen["namespace"] == ["llm", "chat"]
+    assert chosen["http_port"] == container["ports"][0]["containerPort"]
