@@ -90,7 +90,7 @@ class Ledger:
         return Attainment(arrived=self.arrived, finished=len(ttft), lost=self.lost, met=int(good.sum()))
 
     def percentiles(self, *, bin_seconds: float, percentile: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mid time of each bin of arrivals, and the percentile (0..100) of TTFT and TPOT in it; no row for empty bins."""
+        """Mid time of each bin of arrivals, and the percentile (0..100) of TTFT and TPOT in it."""
         arrival, ttft, tpot = self.samples()
         bins = np.floor(arrival / bin_seconds).astype(np.int64)
         rows = [
