@@ -24,13 +24,17 @@ constraints: ## write constraints.txt from the newest versions that pyproject.to
 	@touch $(STAMP)
 
 lint: venv ## style, types, import order, generated files
-	$(BIN)/ruff check operator tests e2e
-	$(BIN)/ruff format --check operator tests e2e
+	$(BIN)/ruff check operator tests e2e charts conftest.py
+	$(BIN)/ruff format --check operator tests e2e charts conftest.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 unit: venv ## fast tests only: no cluster
 	$(BIN)/pytest -m 'not cluster'
+
+crds: venv ## write crds/ and the chart's copies from the API types
+	$(BIN)/wattkeeper crds --output crds
+	$(BIN)/python charts/generate.py
 
 tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten minutes once)
 	@$(PYTHON) e2e/build_tools.py
@@ -47,4 +51,4 @@ cluster: venv tools ## leave a real cluster with simulated GPU nodes running; pr
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help venv constraints lint unit tools test e2e cluster cluster-down
+.PHONY: help venv constraints lint unit crds tools test e2e cluster cluster-down

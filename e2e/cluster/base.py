@@ -18,11 +18,12 @@ T = TypeVar("T")
 
 
 class CommandError(RuntimeError):
-    """kubectl or helm failed; `stderr` is what it said."""
+    """kubectl or helm failed; `stdout` and `stderr` are what it said."""
 
     def __init__(self, command: list[str], result: subprocess.CompletedProcess[str]) -> None:
         super().__init__(f"`{' '.join(command)}` ended with {result.returncode}: {result.stderr.strip()}")
         self.stderr = result.stderr
+        self.stdout = result.stdout
 
 
 def wait_until(

@@ -7,20 +7,19 @@ it, and every bucket keeps its share.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.workload import FloatArray, LengthDistribution
 
-_Points = Callable[[float], FloatArray]
-
 POINTS_PER_BUCKET = 3
 OPEN_BUCKET_RATIO = 2.0
 """The open last bucket is read as reaching to twice the largest finite bound, as the next bucket of a 1-2-5 series."""
-_MAX_EXPONENT = 40.0
-_BISECTIONS = 40
+_POSITIONS = (np.arange(POINTS_PER_BUCKET) + 0.5) / POINTS_PER_BUCKET
+_LOG_EXPONENTS = np.linspace(-math.log(40.0), math.log(40.0), 2001)
+_MEAN_POSITIONS = np.power(_POSITIONS[:, None], np.exp(_LOG_EXPONENTS)).mean(axis=0)
+"""Falls as the exponent grows: larger exponents pull every point towards the lower bound of its bucket."""
 
 
 def length_distribution(histogram: Histogram) -> LengthDistribution | None:
@@ -43,27 +42,17 @@ def length_distribution(histogram: Histogram) -> LengthDistribution | None:
     used = shares > 1e-9
     lower, upper, shares = lower[used], upper[used], shares[used] / shares[used].sum()
 
-    positions = (np.arange(POINTS_PER_BUCKET) + 0.5) / POINTS_PER_BUCKET
-
-    def points(exponent: float) -> FloatArray:
-        inside: FloatArray = lower[:, None] + (upper - lower)[:, None] * positions**exponent
-        return inside
-
-    exponent = 1.0 if mean is None else _exponent(points, shares, mean)
-    return _merged(points(exponent), shares)
+    exponent, room = 1.0, float(shares @ (upper - lower))
+    if mean is not None and room > 0.0:
+        # The mean is shares @ lower + (shares @ width) * (mean of positions ** exponent).
+        exponent = _exponent((mean - float(shares @ lower)) / room)
+    points = lower[:, None] + (upper - lower)[:, None] * np.power(_POSITIONS, exponent)
+    return _merged(points, shares)
 
 
-def _exponent(points: _Points, shares: FloatArray, mean: float) -> float:
-    """The exponent at which `points` have this mean; the nearest end of the range where none has."""
-    low, high = -math.log(_MAX_EXPONENT), math.log(_MAX_EXPONENT)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        # A larger exponent pulls every point towards the lower bound of its bucket.
-        if float(shares @ points(math.exp(middle)).mean(axis=1)) > mean:
-            low = middle
-        else:
-            high = middle
-    return math.exp((low + high) / 2)
+def _exponent(wanted: float) -> float:
+    """The exponent at which the positions have the mean `wanted`; the nearest end of the range where none has."""
+    return float(np.exp(np.interp(-wanted, -_MEAN_POSITIONS, _LOG_EXPONENTS)))
 
 
 def _merged(points: FloatArray, shares: FloatArray) -> LengthDistribution:

@@ -4,6 +4,7 @@ About two dozen instant queries a time, however many services there are. A query
 without the ages, queue lengths or completions of the engines is nothing returned, because no decision could rest on it.
 """
 
+import ast
 import json
 import re
 import threading
@@ -149,7 +150,7 @@ class PrometheusSource:
         self._warnings.found = []
         try:
             # The client declares whole seconds, but hands the number to requests, which takes fractions.
-            found = self._client.custom_query(query, {"timeout": f"{timeout:.3f}s"}, timeout)  # type: ignore[arg-type]
+            found = self._client.custom_query(query, {"timeout": f"{timeout:.3f}"}, timeout)  # type: ignore[arg-type]
             samples = [sample for element in found if (sample := _sample(element)) is not None]
         except requests.Timeout as error:
             if isinstance(error, requests.ConnectTimeout):
@@ -216,11 +217,14 @@ def _refusal(text: str) -> str:
     match = _STATUS.search(text)
     if match is None:
         return _brief(text)
-    status, body = match.group(1), match.group(2)
-    reason = re.search(r'"error":\s*"((?:[^"\\]|\\.)*)"', body)
-    shown = _brief(reason.group(1) if reason else body)
+    status = match.group(1)
+    try:
+        body = ast.literal_eval(match.group(2)).decode("utf-8", errors="replace")
+        reason = json.loads(body)["error"]
+    except (ValueError, SyntaxError, KeyError, TypeError, AttributeError):
+        reason = match.group(2)
     hint = ": check the token and its permissions" if status in ("401", "403") else ""
-    return f"HTTP {status} ({shown}){hint}"
+    return f"HTTP {status} ({_brief(reason)}){hint}"
 
 
 def _brief(error: object) -> str:
