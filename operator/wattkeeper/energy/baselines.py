@@ -52,7 +52,7 @@ def fit_trees(features: FloatArray, target: FloatArray, *, seed: int, trees: int
         "objective": "regression_l1",
         "num_leaves": LEAVES,
         "learning_rate": LEARNING_RATE,
-        "min_data_in_leaf": 8,
+        "min_data_in_leaf": 20,
         "feature_fraction": 0.7,
         "bagging_fraction": 0.8,
         "bagging_freq": 1,

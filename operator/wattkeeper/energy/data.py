@@ -5,7 +5,7 @@ program was written against. The checksum is taken over the values that are used
 upstream files and a flattened copy of them are equally good.
 
 Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
-`source`; `model`, `gpu` (catalogue name), `num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
+`source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name), `num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
 `max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
 `output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
 `joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
@@ -30,7 +30,7 @@ DATA_VARIABLE = "WATTKEEPER_DATA"
 """Environment variable that names the folder of measured data."""
 
 RUN_COLUMNS = (
-    "source", "model", "gpu", "num_gpus", "tensor_parallel", "weight_precision", "architecture", "task",
+    "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel", "weight_precision", "architecture", "task",
     "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed", "output_tokens", "output_cap_tokens", "multimodal",
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
     "tokens_per_second", "group_curve", "group_model", "group_backbone", "group_workload", "group_rate",
@@ -87,7 +87,7 @@ ML_ENERGY_V3 = Source(
     flat_file="llm_v3_flat.csv",
     licence="Apache-2.0 (declared for the same set in ml-energy/data)",
     rows=838,
-    sha256="85329aa49c2fc2c3cd847f98b147bcb30fc8a2fe0ad12c8edd1443e478d1027f",
+    sha256="9f0c7931db17c7ba7bbd6404690b1e9fa68f8e644272c4121333550adcb99995",
 )
 
 NLR_H100 = Source(
@@ -105,7 +105,7 @@ NLR_H100 = Source(
 _ML_ENERGY_GPUS = {"H100": "nvidia-h100-sxm", "B200": "nvidia-b200"}
 _ML_ENERGY_NUMBERS = (
     "num_gpus", "tensor_parallel", "max_num_seqs", "avg_batch_size", "avg_output_len", "avg_power_watts",
-    "energy_per_token_joules", "median_itl_ms", "output_throughput_tokens_per_sec",
+    "energy_per_token_joules", "median_itl_ms", "output_throughput_tokens_per_sec", "total_params_billions", "activated_params_billions",
 )  # fmt: skip
 _ML_ENERGY_WORDS = ("task", "model_id", "gpu_model", "weight_precision", "architecture")
 _MULTIMODAL_TASKS = ("image-chat", "video-chat")
@@ -114,10 +114,11 @@ _ASSUMED_PROMPT_TOKENS = {
     "gpqa": 250.0,
     "lm-arena-chat": 150.0,
     "sourcegraph-fim": 1000.0,
-    "image-chat": 1500.0,
-    "video-chat": 5000.0,
+    "image-chat": 300.0,
+    "video-chat": 1200.0,
 }
-"""The leaderboard does not publish prompt lengths. Orders of magnitude only: they move the estimated share of prefill."""
+"""The leaderboard does not publish prompt lengths. Orders of magnitude only: they move the estimated share of prefill.
+Those of images and video are what measured iteration times leave room for, in tokens of the language model."""
 
 _VARIANT_WORDS = frozenset(
     "instruct thinking it fp8 bf16 vl omni coder chat 2507 0528 v2 v3.1 r1 128e 16e nano nvidia".split()
@@ -186,6 +187,8 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
         {
             "source": ML_ENERGY_V3.name,
             "model": raw["model_id"],
+            "parameters": raw["total_params_billions"] * 1e9,
+            "activated_parameters": raw["activated_params_billions"] * 1e9,
             "gpu": raw["gpu_model"].map(_ML_ENERGY_GPUS),
             "num_gpus": gpus,
             "tensor_parallel": raw["tensor_parallel"],
@@ -238,6 +241,8 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
         {
             "source": NLR_H100.name,
             "model": "meta-llama/Llama-3.1-70B-Instruct",
+            "parameters": np.nan,
+            "activated_parameters": np.nan,
             "gpu": _ML_ENERGY_GPUS["H100"],
             "num_gpus": float(_NLR_GPUS),
             "tensor_parallel": float(_NLR_GPUS),

@@ -1,23 +1,28 @@
 """Physical estimate of measured runs: the same operating points and the same physics as in a live decision.
 
-A closed-loop run always decodes `max_num_seqs` sequences. A finite open run ramps up, perhaps saturates, and drains: its
-batch follows  dn/dt = arrivals - n / (output tokens * step time)  with memoryless lengths, and its energy is the integral
-of the power along that path.
+A closed-loop run always decodes `max_num_seqs` sequences. A finite open run ramps up, perhaps saturates, and drains until
+its longest answer ends: a fluid path of the batch, and its energy is the integral of the power along that path.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownModelError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import points
-from wattkeeper.physics import power, profiles, step
+from wattkeeper.physics import catalogue, power, profiles, step
 from wattkeeper.physics.profile import ServingProfile
 
-_STEP_SECONDS = 0.05
+_TICK_SECONDS = 0.1
+_COHORTS = 64
+_LENGTH_SIGMA = 0.8
+"""Spread of ln(answer length), assumed: near that of public chat traces."""
 _LONGEST_RUN_SECONDS = 3600.0
 _TOKEN_BUDGET = 8192.0
 """vLLM's default on large cards: more prompt tokens than this do not enter one iteration."""
@@ -37,23 +42,44 @@ class Estimated:
     tokens_per_second: FloatArray
 
 
-def profile_of(*, model: str, gpu: str, gpus: int) -> ServingProfile | None:
-    """The profile of a measured deployment; None where nothing tells the size of its model."""
+def profile_of(
+    *, model: str, gpu: str, gpus: int, parameters: float, activated_parameters: float, precision: str
+) -> ServingProfile:
+    """The roofline profile of a measured deployment.
+
+    Pairs with fitted coefficients are estimated like all others: a correction is learned to the estimate, and the fits
+    rest on some of these very runs. A model outside the catalogue goes by its published sizes (NaN: by its name).
+    """
+    with contextlib.suppress(UnknownModelError):
+        model = catalogue.model(model).name
+    if not any(model == spec.name for spec in catalogue.models()) and np.isfinite(parameters):
+        model = f"{model.rpartition('/')[0]}/sized-{parameters / 1e9:g}b"
+        model += f"-a{activated_parameters / 1e9:g}b" if activated_parameters < parameters else ""
+        model += f"-{precision}"
     engine = EngineSettings(tensor_parallel_size=gpus)
-    try:
-        return profiles.serving_profile(model=model, accelerator=gpu, gpus_per_replica=gpus, engine=engine)
-    except UnknownModelError:
-        return None
+    return profiles.serving_profile(model=model, accelerator=gpu, gpus_per_replica=gpus, engine=engine, use_fits=False)
+
+
+def _by_profile(table: pd.DataFrame) -> Iterator[tuple[ServingProfile, pd.DataFrame, FloatArray]]:
+    """Runs with one profile, and their positions in the table."""
+    positions = pd.Series(np.arange(len(table)), index=table.index)
+    keys = ["model", "gpu", "num_gpus", "parameters", "activated_parameters", "weight_precision"]
+    for (model, gpu, gpus, parameters, activated, precision), group in table.groupby(keys, sort=True, dropna=False):
+        profile = profile_of(
+            model=str(model),
+            gpu=str(gpu),
+            gpus=int(gpus),
+            parameters=float(parameters),
+            activated_parameters=float(activated),
+            precision=str(precision),
+        )
+        yield profile, group, positions[group.index].to_numpy()
 
 
 def closed_loop_runs(table: pd.DataFrame) -> list[Estimated]:
-    """Estimates of closed-loop runs, one entry per profile; runs of models without a known size are left out."""
+    """Estimates of closed-loop runs, one entry per profile."""
     found = []
-    positions = pd.Series(np.arange(len(table)), index=table.index)
-    for (model, gpu, gpus), group in table.groupby(["model", "gpu", "num_gpus"], sort=True):
-        profile = profile_of(model=str(model), gpu=str(gpu), gpus=int(gpus))
-        if profile is None:
-            continue
+    for profile, group, rows in _by_profile(table):
         state = points.closed_loop(
             profile,
             batch=group["max_num_seqs"].to_numpy(dtype=np.float64),
@@ -63,7 +89,7 @@ def closed_loop_runs(table: pd.DataFrame) -> list[Estimated]:
         )
         found.append(
             Estimated(
-                rows=positions[group.index].to_numpy(),
+                rows=rows,
                 points=state,
                 busy_watts=state.busy_watts,
                 tokens_per_second=state.batch / state.step_seconds,
@@ -77,55 +103,86 @@ def open_runs(table: pd.DataFrame) -> list[Estimated]:
 
     Batch, step time and the rest of the operating points are means over output tokens.
     """
-    found = []
-    positions = pd.Series(np.arange(len(table)), index=table.index)
-    for (model, gpu, gpus), group in table.groupby(["model", "gpu", "num_gpus"], sort=True):
-        profile = profile_of(model=str(model), gpu=str(gpu), gpus=int(gpus))
-        if profile is not None:
-            found.append(_open_runs(profile, group, positions[group.index].to_numpy()))
-    return found
+    return [_open_runs(profile, group, rows) for profile, group, rows in _by_profile(table)]
 
 
 def _open_runs(profile: ServingProfile, group: pd.DataFrame, rows: FloatArray) -> Estimated:
-    prompt = group["prompt_tokens"].to_numpy(dtype=np.float64)
-    output = group["output_tokens"].to_numpy(dtype=np.float64)
-    rate = group["requests_per_second"].to_numpy(dtype=np.float64)
-    requests = group["requests"].to_numpy(dtype=np.float64)
-    running = np.zeros(len(group))
-    sums = dict.fromkeys(("tokens", "batch", "prefill", "kv", "seconds", "steps", "joules"), np.zeros(len(group)))
-    elapsed, time = np.zeros(len(group)), 0.0
-    while time < _LONGEST_RUN_SECONDS:
-        arriving = np.clip(requests / rate - time, 0.0, _STEP_SECONDS) * rate
-        active = (running > _DRAINED) | (arriving > 0)
+    """Repeats of one setting (same workload and rate) are estimated once, at their mean lengths."""
+    cells = group.groupby(["group_workload", "requests_per_second"], sort=True)
+    names = ["prompt_tokens", "output_tokens", "output_cap_tokens", "requests_per_second", "requests"]
+    runs = {name: cells[name].mean().to_numpy(dtype=np.float64) for name in names}
+    path = _finite_run(profile, **runs)
+    tokens, size = path["tokens"], len(path["tokens"])
+    state = points.OperatingPoints(
+        profile=profile,
+        batch=path["batch"] / tokens,
+        prefill_tokens=path["prefill"] / tokens,
+        kv_tokens=path["kv"] / tokens,
+        step_seconds=path["seconds"] / path["steps"],
+        clock_ratio=np.ones(size),
+        limit_watts=np.full(size, profile.gpu.tdp_watts),
+        kv_capacity_tokens=np.full(size, profile.kv_capacity_tokens),
+        prompt_tokens=runs["prompt_tokens"],
+        output_tokens=runs["output_tokens"],
+        multimodal=np.zeros(size),
+    )
+    cell = cells.ngroup().to_numpy()
+    return Estimated(
+        rows=rows,
+        points=state.take(cell),
+        busy_watts=(path["joules"] / path["elapsed"])[cell],
+        tokens_per_second=(tokens / path["elapsed"])[cell],
+    )
+
+
+def _finite_run(
+    profile: ServingProfile, *, prompt_tokens: FloatArray, output_tokens: FloatArray, output_cap_tokens: FloatArray,
+    requests_per_second: FloatArray, requests: FloatArray,
+) -> dict[str, FloatArray]:  # fmt: skip
+    """Sums over (R,) finite runs: tokens, steps, seconds, joules, and what is weighted with tokens.
+
+    Requests come in `_COHORTS` equal cohorts; of a cohort, the share whose answer is longer than the tokens made since
+    it came still runs. Answers are lognormal, cut at the cap.
+    """
+    scale = _lognormal_scale(output_tokens, output_cap_tokens)
+    share = (np.arange(_COHORTS) + 0.5) / _COHORTS
+    arrival = share * (requests / requests_per_second)[:, None]
+    made_at_arrival = np.full(arrival.shape, np.nan)
+    made = np.zeros(len(requests))
+    names = ("tokens", "steps", "seconds", "joules", "batch", "prefill", "kv", "elapsed")
+    sums = {name: np.zeros(len(requests)) for name in names}
+    for tick in range(int(_LONGEST_RUN_SECONDS / _TICK_SECONDS)):
+        arrived = arrival <= tick * _TICK_SECONDS
+        made_at_arrival = np.where(arrived & np.isnan(made_at_arrival), made[:, None], made_at_arrival)
+        age = np.maximum(made[:, None] - made_at_arrival, 1.0)
+        alive = special.ndtr(-np.log(age / scale[:, None]) / _LENGTH_SIGMA) * (age < output_cap_tokens[:, None])
+        running = np.nansum(alive, axis=1) * requests / _COHORTS
+        active = (running > _DRAINED) | ~arrived.all(axis=1)
         if not active.any():
             break
         batch = np.maximum(running, 1.0)
-        kv = batch * (prompt + output / 2)
-        prefill, seconds, joules = _iteration(profile, batch, kv, arriving * prompt / _STEP_SECONDS, prompt)
-        steps = np.where(active, _STEP_SECONDS / seconds, 0.0)
+        kv = batch * (prompt_tokens + output_tokens / 2)
+        arriving = requests_per_second * ~arrived.all(axis=1)
+        prefill, seconds, joules = _iteration(profile, batch, kv, arriving * prompt_tokens, prompt_tokens)
+        steps = np.where(active, _TICK_SECONDS / seconds, 0.0)
         tokens = steps * running
-        shares = {"batch": tokens * batch, "prefill": tokens * prefill, "kv": tokens * kv}
-        totals = {"tokens": tokens, "steps": steps, "seconds": steps * seconds, "joules": steps * joules}
-        sums = {name: sums[name] + value for name, value in (shares | totals).items()}
-        elapsed += np.where(active, _STEP_SECONDS, 0.0)
-        running = np.maximum(running + arriving - tokens / output, 0.0)
-        time += _STEP_SECONDS
-    state = points.OperatingPoints(
-        profile=profile,
-        batch=sums["batch"] / sums["tokens"],
-        prefill_tokens=sums["prefill"] / sums["tokens"],
-        kv_tokens=sums["kv"] / sums["tokens"],
-        step_seconds=sums["seconds"] / sums["steps"],
-        clock_ratio=np.ones(len(group)),
-        limit_watts=np.full(len(group), profile.gpu.tdp_watts),
-        kv_capacity_tokens=np.full(len(group), profile.kv_capacity_tokens),
-        prompt_tokens=prompt,
-        output_tokens=output,
-        multimodal=np.zeros(len(group)),
-    )
-    return Estimated(
-        rows=rows, points=state, busy_watts=sums["joules"] / elapsed, tokens_per_second=sums["tokens"] / elapsed
-    )
+        made += steps
+        values = (tokens, steps, steps * seconds, steps * joules, tokens * batch, tokens * prefill, tokens * kv)
+        for name, value in zip(names, (*values, active * _TICK_SECONDS), strict=True):
+            sums[name] += value
+    return sums
+
+
+def _lognormal_scale(mean: FloatArray, cap: FloatArray) -> FloatArray:
+    """Median of the lognormal whose mean is `mean` after cutting at `cap`; the cap itself where that is impossible."""
+    low, high = np.full(len(mean), 1.0), 50.0 * cap
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        z = np.log(cap / middle) / _LENGTH_SIGMA
+        whole = middle * np.exp(_LENGTH_SIGMA**2 / 2) * special.ndtr(z - _LENGTH_SIGMA)
+        below = whole + cap * special.ndtr(-z) < mean
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return low
 
 
 def _iteration(

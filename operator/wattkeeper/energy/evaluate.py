@@ -19,6 +19,7 @@ from wattkeeper.energy.baselines import Method, Rows
 TargetName = Literal["watts", "joules_per_token"]
 COVERAGE = 0.9
 _RESAMPLES = 400
+_RUN_SETTINGS = ("requests_per_second", "output_cap_tokens")
 _PLAIN = tuple(index for index, factor in enumerate(factors.FACTORS) if not factor.physical)
 
 
@@ -59,9 +60,12 @@ class SplitResult:
 
 
 def rows_of(
-    table: pd.DataFrame, estimated: list[estimate.Estimated], target: TargetName
+    table: pd.DataFrame, estimated: list[estimate.Estimated], target: TargetName, *, settings: tuple[str, ...] = ()
 ) -> tuple[Rows, pd.DataFrame]:
-    """Rows of one prediction task and the table's rows they belong to, in the same order."""
+    """Rows of one prediction task and the table's rows they belong to, in the same order.
+
+    `settings` are columns of the table that join the factors: how a finite run was set up.
+    """
     order = np.concatenate([part.rows for part in estimated]).astype(np.intp)
     kept = table.iloc[order].reset_index(drop=True)
     scaled = np.vstack([factors.matrix(part.points, part.busy_watts) for part in estimated])
@@ -75,8 +79,14 @@ def rows_of(
         measured = kept["joules_per_token"].to_numpy(dtype=np.float64)
         expected = watts * gpus / np.concatenate([part.tokens_per_second for part in estimated])
         hardware = rated * gpus / np.concatenate([_roofline_tokens_per_second(part) for part in estimated])
+    extra = kept[list(settings)].to_numpy(dtype=np.float64)
     rows = Rows(
-        scaled=scaled, raw=factors.unscaled(scaled), plain=_PLAIN, target=measured, estimate=expected, hardware=hardware
+        scaled=np.column_stack([scaled, np.log2(extra)]),
+        raw=np.column_stack([factors.unscaled(scaled), extra]),
+        plain=(*_PLAIN, *range(len(factors.FACTORS), len(factors.FACTORS) + len(settings))),
+        target=measured,
+        estimate=expected,
+        hardware=hardware,
     )
     return rows, kept
 
@@ -200,7 +210,7 @@ def evaluate_all(
                 )
             )  # fmt: skip
     if open_ is not None:
-        rows, kept = rows_of(open_, estimate.open_runs(open_), "joules_per_token")
+        rows, kept = rows_of(open_, estimate.open_runs(open_), "joules_per_token", settings=_RUN_SETTINGS)
         methods = METHODS | {"physics": baselines.scaled_physics}
         for split in ("workload", "rate"):
             report(f"{open_['source'].iloc[0]} joules_per_token, unseen {split}")

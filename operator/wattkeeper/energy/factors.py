@@ -14,6 +14,7 @@ import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy.points import OperatingPoints
+from wattkeeper.physics.profile import ServingProfile
 
 
 class Dimension(enum.Enum):
@@ -113,9 +114,14 @@ FACTORS: tuple[Factor, ...] = (
         value=lambda p, _: p.profile.gpu.bandwidth_bytes_per_second,
     ),
     Factor(
-        name="parameters", dimension=_SYSTEM, unit="1", known=Known.CONFIGURED, scale="log2", fade=2.0,
-        description="parameters of the model",
-        value=lambda p, _: p.profile.parameters,
+        name="parameters_per_gpu", dimension=_SYSTEM, unit="1", known=Known.CONFIGURED, scale="log2", fade=2.0,
+        description="parameters of the model over the GPUs of the replica",
+        value=lambda p, _: p.profile.parameters / p.profile.gpus_per_replica,
+    ),
+    Factor(
+        name="weight_bytes_per_parameter", dimension=_SYSTEM, unit="bytes", known=Known.CONFIGURED, scale="linear",
+        fade=1.0, description="2 = bf16, 1 = fp8, about 0.6 = four bits with scales",
+        value=lambda p, _: _weight_bytes(p.profile) / p.profile.parameters,
     ),
     Factor(
         name="activated_parameters", dimension=_SYSTEM, unit="1", known=Known.CONFIGURED, scale="log2", fade=2.0,
@@ -131,6 +137,11 @@ FACTORS: tuple[Factor, ...] = (
         name="estimated_power_share", dimension=_SYSTEM, unit="1", known=Known.PREDICTED, scale="linear", fade=0.3,
         physical=True, description="physical estimate of the watts over the rated power",
         value=lambda p, watts: watts / p.profile.gpu.tdp_watts,
+    ),
+    Factor(
+        name="fixed_step_seconds", dimension=_SYSTEM, unit="s", known=Known.CONFIGURED, scale="log2", fade=2.0,
+        physical=True, description="estimated time of an iteration without work: weight reads and overheads",
+        value=lambda p, _: p.profile.iteration.d0_seconds,
     ),
     Factor(
         name="prompt_tokens", dimension=_WORKLOAD, unit="tokens", known=Known.OBSERVED, scale="log2", fade=3.0,
@@ -179,6 +190,11 @@ UNLEARNED_FACTORS: tuple[UnlearnedFactor, ...] = (
         reason="no public energy data has it; acts on the prompt tokens that are computed",
     ),
 )  # fmt: skip
+
+
+def _weight_bytes(profile: ServingProfile) -> float:
+    return 2.0 * profile.parameters if profile.weight_bytes is None else profile.weight_bytes
+
 
 NAMES = tuple(factor.name for factor in FACTORS)
 FADES: FloatArray = np.array([factor.fade for factor in FACTORS])

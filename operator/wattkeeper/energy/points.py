@@ -4,10 +4,11 @@ What trains the model and what asks it must be built by the same code, else the 
 quantities than it was learned on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray, Workload
 from wattkeeper.physics import power, step
@@ -22,6 +23,7 @@ class CandidateArrays(Protocol):
     @property
     def power_cap_watts(self) -> FloatArray:
         """Per GPU; NaN = the card's default limit."""
+
     @property
     def max_num_seqs(self) -> FloatArray: ...
     @property
@@ -35,17 +37,21 @@ class SlaArrays(Protocol):
     @property
     def batch(self) -> FloatArray:
         """Mean decoding sequences while busy."""
+
     @property
     def busy(self) -> FloatArray:
         """Share of time an iteration runs, 0..1."""
+
     @property
     def step_seconds(self) -> FloatArray: ...
     @property
     def kv_tokens(self) -> FloatArray:
         """Mean resident tokens."""
+
     @property
     def clock_ratio(self) -> FloatArray:
         """Effective clock over the card's highest."""
+
     @property
     def prefill_tokens_per_second(self) -> FloatArray: ...
 
@@ -81,6 +87,11 @@ class OperatingPoints:
     output_tokens: FloatArray
     multimodal: FloatArray
     """1 where requests carry images or video; vLLM's metrics do not tell it, so live it is 0."""
+
+    def take(self, index: npt.NDArray[np.intp]) -> "OperatingPoints":
+        """The points that an index picks, in its order."""
+        picked = {field.name: getattr(self, field.name) for field in fields(self)}
+        return OperatingPoints(**{name: v[index] if isinstance(v, np.ndarray) else v for name, v in picked.items()})
 
     @property
     def busy_watts(self) -> FloatArray:

@@ -1,0 +1,49 @@
+"""`wattkeeper train`: make the energy model file from public measured runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.energy import data
+from wattkeeper.energy import train as training
+from wattkeeper.energy.evaluate import SplitResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("train")(train)
+
+
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write; its card goes beside it.")],
+    data_folder: Annotated[
+        Path | None, typer.Option("--data", help=f"Folder of measured data; default: ${data.DATA_VARIABLE}.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same data and seed give the same bytes.", min=0)] = 0,
+) -> None:
+    """Train the energy model on public measured runs, and show how accurate it is on runs it has not seen."""
+    console = Console(stderr=True)
+    try:
+        payload, results = training.train(
+            data.data_folder(data_folder), seed=seed, report=lambda line: console.print(line, style="dim")
+        )
+        training.write(payload, output)
+    except (WattkeeperError, OSError) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    Console().print(_table(results))
+    console.print(f"wrote {output} and {output.with_name('MODEL_CARD.md')}", soft_wrap=True)
+
+
+def _table(results: list[SplitResult]) -> Table:
+    table = Table(title="100 - MAPE in percent on held-out groups (90 % interval)")
+    for heading in ("data", "target", "held out", *results[0].scores):
+        table.add_column(heading)
+    for result in results:
+        scores = [f"{s.value:.1f} ({s.low:.0f}-{s.high:.0f})" for s in result.scores.values()]
+        table.add_row(result.data, result.target, result.split, *scores)
+    return table

@@ -1,0 +1,108 @@
+"""The trained file: one JSON document with everything the model needs, guarded by a checksum of its payload.
+
+LightGBM boosters are kept as its own text format (no pickles: a model file cannot run code). Keys are sorted and numbers
+rounded, so that the same training gives the same bytes.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from wattkeeper.domain.errors import ModelFileError
+
+FORMAT = "wattkeeper-energy-model"
+FORMAT_VERSION = 1
+SHIPPED = "energy-v1.json"
+_RETRAIN = "use the file that ships with the package, or make one with `wattkeeper train`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """What was learned. Logarithms are natural; factor limits are in the scale of each factor."""
+
+    factors: tuple[str, ...]
+    factor_low: tuple[float, ...]
+    """Smallest value of each factor in training: outside, the correction fades."""
+    factor_high: tuple[float, ...]
+    residual_low: float
+    """Smallest ln(measured / estimated) of training: no correction goes below."""
+    residual_high: float
+    half_width_log: dict[str, float]
+    """90 % half-widths on held-out groups, by `known_model`, `new_model` and `physics`."""
+    models: tuple[str, ...]
+    """Catalogue names of the models in training."""
+    boosters: tuple[str, ...]
+    """LightGBM text; their predictions are averaged."""
+    card: dict[str, Any]
+    """Data, split, errors, licences: what a user must know of the file."""
+
+
+def shipped_path() -> Path:
+    """The model file inside the package."""
+    return Path(str(importlib.resources.files("wattkeeper.energy") / "artefacts" / SHIPPED))
+
+
+def dump(payload: Payload) -> str:
+    """The file's text."""
+    body = asdict(payload)
+    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": _digest(body), "payload": body}
+    return json.dumps(document, sort_keys=True, indent=1) + "\n"
+
+
+def load(path: Path) -> tuple[Payload, str]:
+    """The payload of a file and its SHA-256.
+
+    Raises:
+        ModelFileError: Missing, no JSON, another format, altered, or incomplete; names the file and what to do.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"energy model {path} cannot be read ({error.strerror}): {_RETRAIN}") from error
+    except ValueError as error:
+        raise ModelFileError(f"energy model {path} is truncated or no JSON ({error}): {_RETRAIN}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is no {FORMAT} file: {_RETRAIN}")
+    if document.get("format_version") != FORMAT_VERSION:
+        found = document.get("format_version")
+        raise ModelFileError(f"energy model {path} has format {found}, this program reads {FORMAT_VERSION}: {_RETRAIN}")
+    body = document.get("payload")
+    digest = _digest(body)
+    if digest != document.get("sha256"):
+        raise ModelFileError(f"energy model {path} was altered (its checksum does not match): {_RETRAIN}")
+    try:
+        return _payload(body), digest
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"energy model {path} is incomplete ({error}): {_RETRAIN}") from error
+
+
+def _payload(body: Any) -> Payload:
+    names = {field.name for field in fields(Payload)}
+    if not isinstance(body, dict) or set(body) != names:
+        raise ValueError("its parts are not the expected ones")
+    payload = Payload(
+        factors=tuple(map(str, body["factors"])),
+        factor_low=tuple(map(float, body["factor_low"])),
+        factor_high=tuple(map(float, body["factor_high"])),
+        residual_low=float(body["residual_low"]),
+        residual_high=float(body["residual_high"]),
+        half_width_log={str(name): float(value) for name, value in body["half_width_log"].items()},
+        models=tuple(map(str, body["models"])),
+        boosters=tuple(map(str, body["boosters"])),
+        card=dict(body["card"]),
+    )
+    if {len(payload.factor_low), len(payload.factor_high)} != {len(payload.factors)} or not payload.boosters:
+        raise ValueError("factor limits or boosters are missing")
+    numbers = [*payload.factor_low, *payload.factor_high, payload.residual_low, payload.residual_high]
+    numbers += [payload.half_width_log[name] for name in ("known_model", "new_model", "physics")]
+    if not all(map(math.isfinite, numbers)) or payload.residual_low > payload.residual_high:
+        raise ValueError("limits are not finite or reversed")
+    return payload
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

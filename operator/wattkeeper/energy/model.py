@@ -1,0 +1,150 @@
+"""Watts of a fleet under many candidates: physical estimate times a learned correction, with an interval.
+
+    watts = replicas * GPUs * (busy * clip(estimate * exp(weight * residual), idle, limit) + (1 - busy) * idle)
+
+`residual` is LightGBM's, kept within what training saw. `weight` is 1 inside the range of the training data, fades to 0
+outside it factor by factor, and is 0 where the profile's energy was measured: then there is nothing to correct. So an
+unknown GPU falls back to physics, and nothing extrapolates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from wattkeeper.domain.errors import ModelFileError
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import artefact, baselines, factors, points
+from wattkeeper.energy.points import EnergyQuery as EnergyQuery
+from wattkeeper.physics.profile import Provenance
+
+PHYSICS_HALF_WIDTH_LOG = 0.6
+"""Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
+MEASURED_HALF_WIDTH_LOG = 0.1
+"""Least half-width where the profile's energy was measured: other workloads than the measured one."""
+_SIGMAS = 1.645
+"""From one sigma to a 90 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WattsPrediction:
+    """Watts of all GPUs of all replicas, (N,), and the ends of their 90 % interval."""
+
+    watts: FloatArray
+    low_watts: FloatArray
+    high_watts: FloatArray
+
+
+class EnergyModel:
+    """Predicts watts. Immutable; safe to share between threads."""
+
+    def __init__(self, payload: artefact.Payload | None, *, sha256: str = "") -> None:
+        self._payload = payload
+        self._boosters: tuple[lgb.Booster, ...] = ()
+        if payload is not None:
+            self._boosters = tuple(lgb.Booster(model_str=text) for text in payload.boosters)
+            self._low, self._high = np.array(payload.factor_low), np.array(payload.factor_high)
+            self._models = frozenset(payload.models)
+        self.trusted = payload is not None
+        """False where no trained correction is in use."""
+        self.version = f"energy-v1-{sha256[:8]}" if payload is not None else "physics"
+        self.card: dict[str, Any] = dict(payload.card) if payload is not None else {}
+        """Data, split, errors and licences of the trained file; empty without one."""
+
+    @staticmethod
+    def load(path: Path | None = None) -> "EnergyModel":
+        """The model of a file that `wattkeeper train` wrote; None: the one that ships with the package.
+
+        Raises:
+            ModelFileError: Missing, corrupt, altered, or for other factors than this program's.
+        """
+        file = path or artefact.shipped_path()
+        payload, sha256 = artefact.load(file)
+        if payload.factors != factors.NAMES:
+            raise ModelFileError(
+                f"energy model {file} was trained on other factors than this program has: train it again with "
+                "`wattkeeper train`, or use the file that ships with the package"
+            )
+        try:
+            model = EnergyModel(payload, sha256=sha256)
+        except lgb.basic.LightGBMError as error:
+            raise ModelFileError(
+                f"energy model {file} holds a booster that this LightGBM cannot read ({error}): train it again"
+            ) from error
+        return model
+
+    @staticmethod
+    def physics_only() -> "EnergyModel":
+        """The physical estimate alone, with a wide interval; `trusted` is False."""
+        return EnergyModel(None)
+
+    def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:
+        """Predictions for all queries, in their order; one pass through the trees for all of them together."""
+        if not queries:
+            return []
+        states = [points.of_query(query) for query in queries]
+        estimates = [state.busy_watts for state, _ in states]
+        ends = np.cumsum([len(estimate) for estimate in estimates])
+        residual, weight = self._corrections(states, estimates, int(ends[-1]))
+        return [
+            self._watts(
+                query, state, busy, estimate, residual[end - len(estimate) : end], weight[end - len(estimate) : end]
+            )
+            for query, (state, busy), estimate, end in zip(queries, states, estimates, ends, strict=True)
+        ]
+
+    def _corrections(
+        self, states: Sequence[tuple[points.OperatingPoints, FloatArray]], estimates: Sequence[FloatArray], rows: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Bounded residual and its weight for all rows of all queries."""
+        residual, weight = np.zeros(rows), np.zeros(rows)
+        if self._payload is None:
+            return residual, weight
+        table = np.empty((rows, len(factors.FACTORS)))
+        start = 0
+        for (state, _), estimate in zip(states, estimates, strict=True):
+            end = start + len(estimate)
+            factors.matrix(state, estimate, out=table[start:end])
+            if state.profile.energy_provenance is Provenance.ESTIMATED:
+                weight[start:end] = self._domain_weight(table[start:end])
+            start = end
+        used = np.flatnonzero(weight > 0)
+        if len(used):
+            rows_used = table[used]
+            raw = np.mean([baselines.predict_trees(booster, rows_used) for booster in self._boosters], axis=0)
+            residual[used] = np.clip(raw, self._payload.residual_low, self._payload.residual_high)
+        return residual, weight
+
+    def _domain_weight(self, table: FloatArray) -> FloatArray:
+        """1 inside the trained range of every factor, falling to 0 over each factor's fade; 0 where one is missing."""
+        beyond = np.maximum(np.maximum(self._low - table, table - self._high), 0.0) / factors.FADES
+        weight: FloatArray = np.prod(np.clip(1.0 - beyond, 0.0, 1.0), axis=1)
+        return np.nan_to_num(weight, nan=0.0)
+
+    def _watts(
+        self, query: EnergyQuery, state: points.OperatingPoints, busy: FloatArray, estimate: FloatArray,
+        residual: FloatArray, weight: FloatArray,
+    ) -> WattsPrediction:  # fmt: skip
+        gpus = np.asarray(query.candidates.replicas, dtype=np.float64) * query.profile.gpus_per_replica
+        idle = np.minimum(query.profile.energy.idle_watts, state.limit_watts)
+        busy_watts = np.clip(estimate * np.exp(weight * residual), idle, state.limit_watts)
+        spread = np.exp(self._half_width(state, weight))
+        each = busy * busy_watts + (1.0 - busy) * idle
+        return WattsPrediction(
+            watts=gpus * each,
+            low_watts=gpus * np.clip(busy * busy_watts / spread + (1.0 - busy) * idle, idle, each),
+            high_watts=gpus * np.clip(each * spread, each, state.limit_watts),
+        )
+
+    def _half_width(self, state: points.OperatingPoints, weight: FloatArray) -> FloatArray:
+        profile = state.profile
+        if profile.energy_provenance is not Provenance.ESTIMATED:
+            return np.full(len(weight), max(_SIGMAS * profile.relative_error, MEASURED_HALF_WIDTH_LOG))
+        if self._payload is None:
+            return np.full(len(weight), PHYSICS_HALF_WIDTH_LOG)
+        widths = self._payload.half_width_log
+        learned = widths["known_model" if profile.model in self._models else "new_model"]
+        return weight * learned + (1.0 - weight) * widths["physics"]
