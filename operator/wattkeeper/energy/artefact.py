@@ -1,7 +1,7 @@
 """The trained file: one JSON document with everything the model needs, guarded by a checksum of its payload.
 
-LightGBM boosters are kept as its own text format (no pickles: a model file cannot run code). Keys are sorted and numbers
-rounded, so that the same training gives the same bytes.
+Boosters are kept in LightGBM's own text format (no pickles: a model file cannot run code). Keys are sorted, so that the
+same training gives the same bytes.
 """
 
 import hashlib
@@ -33,6 +33,8 @@ class Payload:
     residual_high: float
     half_width_log: dict[str, float]
     """90 % half-widths on held-out groups, by `known_model`, `new_model` and `physics`."""
+    reference_watts: tuple[float, ...]
+    """Physical estimates of fixed states at training: the correction fits this estimate only."""
     models: tuple[str, ...]
     """Catalogue names of the models in training."""
     boosters: tuple[str, ...]
@@ -56,8 +58,7 @@ def dump(payload: Payload) -> str:
 def load(path: Path) -> tuple[Payload, str]:
     """The payload of a file and its SHA-256.
 
-    Raises:
-        ModelFileError: Missing, no JSON, another format, altered, or incomplete; names the file and what to do.
+    Raises ModelFileError: missing, no JSON, another format, altered, or incomplete; names the file and what to do.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -91,6 +92,7 @@ def _payload(body: Any) -> Payload:
         residual_low=float(body["residual_low"]),
         residual_high=float(body["residual_high"]),
         half_width_log={str(name): float(value) for name, value in body["half_width_log"].items()},
+        reference_watts=tuple(map(float, body["reference_watts"])),
         models=tuple(map(str, body["models"])),
         boosters=tuple(map(str, body["boosters"])),
         card=dict(body["card"]),

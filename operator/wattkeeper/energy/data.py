@@ -1,11 +1,12 @@
 """Loaders of public measured serving runs: one tidy table, one row per steady run, units checked.
 
-The files are not shipped: a source says where to get them, under which licence, and the SHA-256 of the content that this
-program was written against. The checksum is taken over the values that are used, in a canonical form, so that the
+The files are not shipped: a source says where to get them, under which licence, and the SHA-256 of the content that
+this program was written against. The checksum is taken over the values that are used, in a canonical form, so that the
 upstream files and a flattened copy of them are equally good.
 
 Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
-`source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name), `num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
+`source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name),
+`num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
 `max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
 `output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
 `joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
@@ -30,8 +31,9 @@ DATA_VARIABLE = "WATTKEEPER_DATA"
 """Environment variable that names the folder of measured data."""
 
 RUN_COLUMNS = (
-    "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel", "weight_precision", "architecture", "task",
-    "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed", "output_tokens", "output_cap_tokens", "multimodal",
+    "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel",
+    "weight_precision", "architecture", "task", "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed",
+    "output_tokens", "output_cap_tokens", "multimodal",
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
     "tokens_per_second", "group_curve", "group_model", "group_backbone", "group_workload", "group_rate",
 )  # fmt: skip
@@ -105,7 +107,8 @@ NLR_H100 = Source(
 _ML_ENERGY_GPUS = {"H100": "nvidia-h100-sxm", "B200": "nvidia-b200"}
 _ML_ENERGY_NUMBERS = (
     "num_gpus", "tensor_parallel", "max_num_seqs", "avg_batch_size", "avg_output_len", "avg_power_watts",
-    "energy_per_token_joules", "median_itl_ms", "output_throughput_tokens_per_sec", "total_params_billions", "activated_params_billions",
+    "energy_per_token_joules", "median_itl_ms", "output_throughput_tokens_per_sec", "total_params_billions",
+    "activated_params_billions",
 )  # fmt: skip
 _ML_ENERGY_WORDS = ("task", "model_id", "gpu_model", "weight_precision", "architecture")
 _MULTIMODAL_TASKS = ("image-chat", "video-chat")
@@ -120,9 +123,7 @@ _ASSUMED_PROMPT_TOKENS = {
 """The leaderboard does not publish prompt lengths. Orders of magnitude only: they move the estimated share of prefill.
 Those of images and video are what measured iteration times leave room for, in tokens of the language model."""
 
-_VARIANT_WORDS = frozenset(
-    "instruct thinking it fp8 bf16 vl omni coder chat 2507 0528 v2 v3.1 r1 128e 16e nano nvidia".split()
-)
+_VARIANT_WORDS = re.compile(r"^(instruct|thinking|it|vl|omni|coder|chat|fp8|bf16|nvidia|nano|\d{4}|v2|v3\.1|r1|\d+e)$")
 _NLR_NUMBERS = (
     "hf-output-len", "request_rate_x", "completed", "total_input_tokens", "total_output_tokens", "duration",
     "output_throughput", "mean_tpot_ms", "mean_power[W]",
@@ -136,8 +137,7 @@ _NLR_LONG_PROMPT_TOKENS = 150.0
 def data_folder(given: Path | None) -> Path:
     """The folder of measured data: `given`, else the environment variable.
 
-    Raises:
-        DataFileError: Neither is set, or it is no folder.
+    Raises DataFileError: neither is set, or it is no folder.
     """
     folder = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if folder is None:
@@ -160,7 +160,7 @@ def content_sha256(frame: pd.DataFrame) -> str:
 def backbone(model: str) -> str:
     """A model's name without what leaves architecture and size alike (tuning, modality, precision, release)."""
     words = re.split(r"[-_]", model.rpartition("/")[2].lower())
-    name = "-".join(word for word in words if word not in _VARIANT_WORDS)
+    name = "-".join(word for word in words if not _VARIANT_WORDS.match(word))
     return re.sub(r"^llama-3\.\d", "llama-3", name)
 
 
@@ -170,8 +170,7 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
     Power is the sum over GPUs, without the host. Some rows are bound by the host, not by the GPU.
     `check=False` accepts other content than the expected one (units are checked all the same).
 
-    Raises:
-        DataFileError: Missing, unreadable, changed content, or figures that contradict one another.
+    Raises DataFileError: missing, unreadable, changed content, or figures that contradict one another.
     """
     raw = _read(ML_ENERGY_V3, folder, words=_ML_ENERGY_WORDS, numbers=_ML_ENERGY_NUMBERS)
     if check:
@@ -225,8 +224,7 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
     Power is that of the node: CPUs are in it (core power probably twice), and the window holds ramp and drain. Arrivals
     are nearly regular. The `dataset-name` column says `hf` for both workloads; prompt lengths tell them apart.
 
-    Raises:
-        DataFileError: Missing, unreadable, changed content, or figures that contradict one another.
+    Raises DataFileError: missing, unreadable, changed content, or figures that contradict one another.
     """
     raw = _read(NLR_H100, folder, words=("run_completed",), numbers=_NLR_NUMBERS)
     raw = raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
@@ -319,11 +317,13 @@ def _checked(source: Source, table: pd.DataFrame, *, watts: pd.Series) -> pd.Dat
     """Refuse figures that are impossible or contradict one another (a wrong unit shows here)."""
     positive = ["num_gpus", "output_tokens", "prompt_tokens", "joules_per_token"]
     positive += ["tokens_per_second", "inter_token_seconds"]
-    bad = ~(np.isfinite(table[positive]).all(axis=1) & (table[positive] > 0).all(axis=1))
-    composed = table["joules_per_token"] * table["tokens_per_second"]
-    bad |= ~np.isclose(composed, watts, rtol=0.02)
-    bad |= ~table["inter_token_seconds"].between(1e-4, 10.0)
-    bad |= ~(composed / table["num_gpus"]).between(20.0, 2000.0)
+    figures = table[positive].to_numpy(dtype=np.float64)
+    composed = (table["joules_per_token"] * table["tokens_per_second"]).to_numpy(dtype=np.float64)
+    seconds, each = table["inter_token_seconds"].to_numpy(), composed / table["num_gpus"].to_numpy()
+    good = (np.isfinite(figures) & (figures > 0)).all(axis=1)
+    good &= np.isclose(composed, watts.to_numpy(), rtol=0.02)
+    good &= (seconds > 1e-4) & (seconds < 10.0) & (each > 20.0) & (each < 2000.0)
+    bad = ~good
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DataFileError(

@@ -1,7 +1,7 @@
 """Physical estimate of measured runs: the same operating points and the same physics as in a live decision.
 
-A closed-loop run always decodes `max_num_seqs` sequences. A finite open run ramps up, perhaps saturates, and drains until
-its longest answer ends: a fluid path of the batch, and its energy is the integral of the power along that path.
+A closed-loop run always decodes `max_num_seqs` sequences. A finite open run ramps up, perhaps saturates, and drains
+until its longest answer ends: a fluid path of the batch, and its energy is the integral of the power along that path.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownModelError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import points
+from wattkeeper.energy.points import IndexArray
 from wattkeeper.physics import catalogue, power, profiles, step
 from wattkeeper.physics.profile import ServingProfile
 
@@ -30,11 +31,19 @@ _DRAINED = 0.5
 """A run has ended when fewer sequences than this are left."""
 
 
+_REFERENCES = (
+    ("meta-llama/Llama-3.1-8B-Instruct", "nvidia-h100-sxm", 1),
+    ("meta-llama/Llama-3.1-70B-Instruct", "nvidia-b200", 4),
+    ("Qwen/Qwen3-30B-A3B-Instruct-2507", "nvidia-a100-sxm", 2),
+)
+_REFERENCE_BATCHES = (4.0, 32.0, 256.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimated:
     """Runs of one profile with their operating points and physical estimates, (N,) each."""
 
-    rows: FloatArray
+    rows: IndexArray
     """Positions in the table."""
     points: points.OperatingPoints
     busy_watts: FloatArray
@@ -60,18 +69,19 @@ def profile_of(
     return profiles.serving_profile(model=model, accelerator=gpu, gpus_per_replica=gpus, engine=engine, use_fits=False)
 
 
-def _by_profile(table: pd.DataFrame) -> Iterator[tuple[ServingProfile, pd.DataFrame, FloatArray]]:
+def _by_profile(table: pd.DataFrame) -> Iterator[tuple[ServingProfile, pd.DataFrame, IndexArray]]:
     """Runs with one profile, and their positions in the table."""
     positions = pd.Series(np.arange(len(table)), index=table.index)
     keys = ["model", "gpu", "num_gpus", "parameters", "activated_parameters", "weight_precision"]
-    for (model, gpu, gpus, parameters, activated, precision), group in table.groupby(keys, sort=True, dropna=False):
+    for _, group in table.groupby(keys, sort=True, dropna=False):
+        first = group.iloc[0]
         profile = profile_of(
-            model=str(model),
-            gpu=str(gpu),
-            gpus=int(gpus),
-            parameters=float(parameters),
-            activated_parameters=float(activated),
-            precision=str(precision),
+            model=str(first["model"]),
+            gpu=str(first["gpu"]),
+            gpus=int(first["num_gpus"]),
+            parameters=float(first["parameters"]),
+            activated_parameters=float(first["activated_parameters"]),
+            precision=str(first["weight_precision"]),
         )
         yield profile, group, positions[group.index].to_numpy()
 
@@ -106,7 +116,7 @@ def open_runs(table: pd.DataFrame) -> list[Estimated]:
     return [_open_runs(profile, group, rows) for profile, group, rows in _by_profile(table)]
 
 
-def _open_runs(profile: ServingProfile, group: pd.DataFrame, rows: FloatArray) -> Estimated:
+def _open_runs(profile: ServingProfile, group: pd.DataFrame, rows: IndexArray) -> Estimated:
     """Repeats of one setting (same workload and rate) are estimated once, at their mean lengths."""
     cells = group.groupby(["group_workload", "requests_per_second"], sort=True)
     names = ["prompt_tokens", "output_tokens", "output_cap_tokens", "requests_per_second", "requests"]
@@ -201,3 +211,17 @@ def _iteration(
         seconds = held
         prefill = np.minimum(prompt_tokens_per_second * seconds, _TOKEN_BUDGET)
     return prefill, seconds, joules
+
+
+def reference_watts() -> tuple[float, ...]:
+    """Estimates of a few fixed states: a correction learned to one physical estimate must not be put on another."""
+    watts: list[float] = []
+    for model, gpu, gpus in _REFERENCES:
+        profile = profile_of(
+            model=model, gpu=gpu, gpus=gpus, parameters=np.nan, activated_parameters=np.nan, precision=""
+        )
+        batch = np.array(_REFERENCE_BATCHES)
+        lengths = {"prompt_tokens": np.full_like(batch, 500.0), "output_tokens": np.full_like(batch, 300.0)}
+        state = points.closed_loop(profile, batch=batch, multimodal=np.zeros_like(batch), **lengths)
+        watts.extend(round(float(value), 2) for value in state.busy_watts)
+    return tuple(watts)

@@ -1,8 +1,8 @@
 """How accurate the energy model is on groups it has not seen: grouped cross-validation beside its baselines.
 
-The score is 100 - MAPE (mean absolute percentage error), in percent, over all held-out rows, with a 90 % interval from a
-bootstrap over groups (rows of one group are not independent). The conformal half-width of a fold is the 90 % quantile of
-|ln(measured / predicted)| on the *other* folds; coverage is the share of held-out rows within it.
+The score is 100 - MAPE (mean absolute percentage error), in percent, over all held-out rows, with a 90 % interval from
+a bootstrap over groups (rows of one group are not independent). The conformal half-width of a fold is the 90 % quantile
+of |ln(measured / predicted)| on the *other* folds; coverage is the share of held-out rows within it.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import pandas as pd
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import baselines, estimate, factors
 from wattkeeper.energy.baselines import Method, Rows
+from wattkeeper.energy.points import IndexArray
 
 TargetName = Literal["watts", "joules_per_token"]
 COVERAGE = 0.9
@@ -100,7 +101,7 @@ def _roofline_tokens_per_second(part: estimate.Estimated) -> FloatArray:
     return part.points.batch / np.maximum(reading, computing)
 
 
-def group_folds(groups: pd.Series, *, folds: int, seed: int) -> FloatArray:
+def group_folds(groups: pd.Series, *, folds: int, seed: int) -> IndexArray:
     """Fold number of each row; a group is never split. Shuffled groups go to the fold with the fewest rows so far."""
     sizes = groups.value_counts().sort_index()
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -115,7 +116,7 @@ def group_folds(groups: pd.Series, *, folds: int, seed: int) -> FloatArray:
 
 def cross_validate(
     rows: Rows, groups: pd.Series, methods: dict[str, Method], *, folds: int, seed: int
-) -> tuple[dict[str, FloatArray], FloatArray]:
+) -> tuple[dict[str, FloatArray], IndexArray]:
     """Held-out predictions (N,) of each method, and the fold numbers."""
     fold = group_folds(groups, folds=min(folds, groups.nunique()), seed=seed)
     predicted = {name: np.empty(len(rows)) for name in methods}
@@ -148,21 +149,21 @@ def evaluate(
     )
 
 
-def _group_draws(codes: FloatArray, *, seed: int) -> FloatArray:
+def _group_draws(codes: IndexArray, *, seed: int) -> FloatArray:
     """How often each group is drawn in each bootstrap resample (resamples, groups)."""
     count = int(codes.max()) + 1
     picks = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
     return np.stack([np.bincount(pick, minlength=count) for pick in picks]).astype(np.float64)
 
 
-def _score(error: FloatArray, codes: FloatArray, draws: FloatArray) -> Score:
+def _score(error: FloatArray, codes: IndexArray, draws: FloatArray) -> Score:
     total, size = np.bincount(codes, weights=error), np.bincount(codes)
     resampled = 100.0 * (1.0 - (draws @ total) / (draws @ size))
     low, high = np.quantile(resampled, [(1.0 - COVERAGE) / 2, (1.0 + COVERAGE) / 2])
     return Score(value=float(100.0 * (1.0 - error.mean())), low=float(low), high=float(high))
 
 
-def _coverage(logs: FloatArray, fold: FloatArray) -> float:
+def _coverage(logs: FloatArray, fold: IndexArray) -> float:
     inside = np.zeros(len(logs))
     for number in np.unique(fold):
         held = fold == number
@@ -175,7 +176,8 @@ def averaged(method: Method, *, seeds: int) -> Method:
 
     def mean(train: Rows, test: Rows, seed: int) -> FloatArray:
         logs = [np.log(method(train, test, seed + offset)) for offset in range(seeds)]
-        return np.exp(np.mean(logs, axis=0))
+        result: FloatArray = np.exp(np.mean(logs, axis=0))
+        return result
 
     return mean
 

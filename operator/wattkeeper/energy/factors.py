@@ -1,8 +1,8 @@
 """The factor system of energy: what moves the watts of a replica, in four dimensions, and known before acting.
 
-Dimensions: KV-cache configuration, scheduling, system environment, workload traits. A factor is `learned` where public
-measured data move it, so that the residual model may depend on it. The others (cap, clock, token budget, replicas, rate,
-prefix hits) act through the physical estimate alone: it is the only part that can carry them honestly.
+Dimensions: KV-cache configuration, scheduling, system environment, workload traits. The learned correction depends on
+the factors that public measured data move. The others (cap, clock, token budget, replicas, rate, prefix hits) act
+through the physical estimate alone: it is the only part that can carry them honestly.
 """
 
 import enum

@@ -17,7 +17,7 @@ import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import artefact, baselines, factors, points
+from wattkeeper.energy import artefact, baselines, estimate, factors, points
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.physics.profile import Provenance
 
@@ -58,14 +58,19 @@ class EnergyModel:
     def load(path: Path | None = None) -> "EnergyModel":
         """The model of a file that `wattkeeper train` wrote; None: the one that ships with the package.
 
-        Raises:
-            ModelFileError: Missing, corrupt, altered, or for other factors than this program's.
+        Raises ModelFileError: missing, corrupt, altered, or for other factors than this program's.
         """
         file = path or artefact.shipped_path()
         payload, sha256 = artefact.load(file)
         if payload.factors != factors.NAMES:
             raise ModelFileError(
                 f"energy model {file} was trained on other factors than this program has: train it again with "
+                "`wattkeeper train`, or use the file that ships with the package"
+            )
+        now = estimate.reference_watts()
+        if len(now) != len(payload.reference_watts) or not np.allclose(payload.reference_watts, now, rtol=0.01):
+            raise ModelFileError(
+                f"energy model {file} corrects another physical estimate than this program's: train it again with "
                 "`wattkeeper train`, or use the file that ships with the package"
             )
         try:
@@ -86,18 +91,17 @@ class EnergyModel:
         if not queries:
             return []
         states = [points.of_query(query) for query in queries]
-        estimates = [state.busy_watts for state, _ in states]
-        ends = np.cumsum([len(estimate) for estimate in estimates])
-        residual, weight = self._corrections(states, estimates, int(ends[-1]))
-        return [
-            self._watts(
-                query, state, busy, estimate, residual[end - len(estimate) : end], weight[end - len(estimate) : end]
-            )
-            for query, (state, busy), estimate, end in zip(queries, states, estimates, ends, strict=True)
-        ]
+        watts = [state.busy_watts for state, _ in states]
+        ends = np.cumsum([len(each) for each in watts])
+        residual, weight = self._corrections(states, watts, int(ends[-1]))
+        predictions = []
+        for query, (state, busy), busy_watts, end in zip(queries, states, watts, ends, strict=True):
+            rows = slice(int(end) - len(busy_watts), int(end))
+            predictions.append(self._watts(query, state, busy, busy_watts, residual[rows], weight[rows]))
+        return predictions
 
     def _corrections(
-        self, states: Sequence[tuple[points.OperatingPoints, FloatArray]], estimates: Sequence[FloatArray], rows: int
+        self, states: Sequence[tuple[points.OperatingPoints, FloatArray]], watts: Sequence[FloatArray], rows: int
     ) -> tuple[FloatArray, FloatArray]:
         """Bounded residual and its weight for all rows of all queries."""
         residual, weight = np.zeros(rows), np.zeros(rows)
@@ -105,9 +109,9 @@ class EnergyModel:
             return residual, weight
         table = np.empty((rows, len(factors.FACTORS)))
         start = 0
-        for (state, _), estimate in zip(states, estimates, strict=True):
-            end = start + len(estimate)
-            factors.matrix(state, estimate, out=table[start:end])
+        for (state, _), busy_watts in zip(states, watts, strict=True):
+            end = start + len(busy_watts)
+            factors.matrix(state, busy_watts, out=table[start:end])
             if state.profile.energy_provenance is Provenance.ESTIMATED:
                 weight[start:end] = self._domain_weight(table[start:end])
             start = end
@@ -125,12 +129,12 @@ class EnergyModel:
         return np.nan_to_num(weight, nan=0.0)
 
     def _watts(
-        self, query: EnergyQuery, state: points.OperatingPoints, busy: FloatArray, estimate: FloatArray,
+        self, query: EnergyQuery, state: points.OperatingPoints, busy: FloatArray, estimated: FloatArray,
         residual: FloatArray, weight: FloatArray,
     ) -> WattsPrediction:  # fmt: skip
         gpus = np.asarray(query.candidates.replicas, dtype=np.float64) * query.profile.gpus_per_replica
         idle = np.minimum(query.profile.energy.idle_watts, state.limit_watts)
-        busy_watts = np.clip(estimate * np.exp(weight * residual), idle, state.limit_watts)
+        busy_watts = np.clip(estimated * np.exp(weight * residual), idle, state.limit_watts)
         spread = np.exp(self._half_width(state, weight))
         each = busy * busy_watts + (1.0 - busy) * idle
         return WattsPrediction(

@@ -1,9 +1,9 @@
 """On-line correction of one service's watts: learns the bias from measured power and knows when not to be trusted.
 
-Errors are taken in logarithms: e = ln(measured / predicted), with `predicted` the uncorrected estimate at the state that
-was measured. A fast exponential average of e is the bias, a slow one its memory; the average distance to the bias is the
-spread. One to three measured points remove most of a cold model's error, so the first samples weigh most (1/n), and a
-single wild reading is clipped to a few spreads.
+Errors are taken in logarithms: e = ln(measured / predicted), with `predicted` the uncorrected estimate at the state
+that was measured. A fast exponential average of e is the bias, a slow one its memory; the average distance to the bias
+is the spread. One to three measured points remove most of a cold model's error, so the first samples weigh most (1/n),
+and a single wild reading is clipped to a few spreads.
 """
 
 import math
@@ -89,7 +89,7 @@ class OnlineCorrection:
 
     @staticmethod
     def from_dict(state: dict[str, Any] | None) -> "OnlineCorrection":
-        """The state that `to_dict` wrote. Nothing, or anything else than that, is a fresh start: it is only a memory."""
+        """The state that `to_dict` wrote; anything else is a fresh start, for it is only a memory."""
         if not isinstance(state, dict) or set(state) != {field.name for field in fields(OnlineCorrection)}:
             return OnlineCorrection()
         numbers = [state["samples"], state["bias_log"], state["slow_bias_log"], state["spread_log"]]

@@ -4,8 +4,8 @@ What trains the model and what asks it must be built by the same code, else the 
 quantities than it was learned on.
 """
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,24 @@ from wattkeeper.domain.workload import FloatArray, Workload
 from wattkeeper.physics import power, step
 from wattkeeper.physics.profile import ServingProfile
 
+IndexArray = npt.NDArray[np.integer[Any]]
+
 
 class CandidateArrays(Protocol):
     """The parts of `queueing.types.Candidates` that energy depends on; all (N,)."""
 
     @property
-    def replicas(self) -> FloatArray: ...
+    def replicas(self) -> FloatArray:
+        """Of the service."""
+
     @property
     def power_cap_watts(self) -> FloatArray:
         """Per GPU; NaN = the card's default limit."""
 
     @property
-    def max_num_seqs(self) -> FloatArray: ...
+    def max_num_seqs(self) -> FloatArray:
+        """Admission limit of a replica."""
+
     @property
     def kv_capacity_tokens(self) -> FloatArray:
         """Per replica."""
@@ -43,7 +49,9 @@ class SlaArrays(Protocol):
         """Share of time an iteration runs, 0..1."""
 
     @property
-    def step_seconds(self) -> FloatArray: ...
+    def step_seconds(self) -> FloatArray:
+        """Mean time of an iteration."""
+
     @property
     def kv_tokens(self) -> FloatArray:
         """Mean resident tokens."""
@@ -53,7 +61,8 @@ class SlaArrays(Protocol):
         """Effective clock over the card's highest."""
 
     @property
-    def prefill_tokens_per_second(self) -> FloatArray: ...
+    def prefill_tokens_per_second(self) -> FloatArray:
+        """Computed prompt tokens, averaged over all time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +97,10 @@ class OperatingPoints:
     multimodal: FloatArray
     """1 where requests carry images or video; vLLM's metrics do not tell it, so live it is 0."""
 
-    def take(self, index: npt.NDArray[np.intp]) -> "OperatingPoints":
+    def take(self, index: IndexArray) -> "OperatingPoints":
         """The points that an index picks, in its order."""
-        picked = {field.name: getattr(self, field.name) for field in fields(self)}
-        return OperatingPoints(**{name: v[index] if isinstance(v, np.ndarray) else v for name, v in picked.items()})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "profile"}
+        return replace(self, **{name: array[index] for name, array in arrays.items()})
 
     @property
     def busy_watts(self) -> FloatArray:

@@ -1,7 +1,7 @@
 """Training of the energy model: from public measured runs to one file, the same bytes for the same data and seed.
 
-What is learned is ln(measured / estimated) of the watts per busy GPU. The intervals come from groups that were held out:
-the curve of a known model for models in the data, whole model families for all others.
+What is learned is ln(measured / estimated) of the watts per busy GPU. The intervals come from groups that were held
+out: the curve of a known model for models in the data, whole model families for all others.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from wattkeeper.energy.evaluate import SplitResult
 BOOSTERS = 2
 """Boosters of different seeds whose predictions are averaged."""
 LIMITS = (
-    "Learned from steady closed-loop runs on H100 and B200 with vLLM 0.11.1; elsewhere the correction fades to physics.",
+    "Learned from steady closed-loop runs on H100 and B200 with vLLM 0.11.1; elsewhere it fades to physics.",
     "No public data moves power cap, clock, token budget or prefix hits on these cards: physics alone carries them.",
-    "Some B200 runs are bound by the host, not by the GPU: the same setting drew up to twice the power on another task.",
+    "Some B200 runs are bound by the host: the same setting drew up to twice the power on another task.",
     "Prompt lengths are not published with these runs and were assumed per task.",
-    "Constants of the physical estimate were fitted to iteration times of a part of the same runs.",
+    "Constants of the physical estimate (shares of peak, overheads) were fitted to a part of the same runs.",
     "The J/token rows show how well energy per token is foreseen without a live measurement of throughput; a running "
     "service knows its tokens, so there the error is that of the watts.",
     "The node power of nlr-h100 includes CPUs; it checks the method and is not in the trained file.",
@@ -33,7 +33,7 @@ def fit(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> Paylo
     """The payload learned from all closed-loop runs, with intervals and card from the evaluation."""
     estimated = estimate.closed_loop_runs(closed)
     rows, _ = evaluate.rows_of(closed, estimated, "watts")
-    residual = np.round(np.log(rows.target / rows.estimate), 6)
+    residual = np.asarray(np.round(np.log(rows.target / rows.estimate), 6), dtype=np.float64)
     boosters = [baselines.fit_trees(rows.scaled, residual, seed=seed + number) for number in range(BOOSTERS)]
     return Payload(
         factors=factors.NAMES,
@@ -42,6 +42,7 @@ def fit(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> Paylo
         residual_low=float(residual.min()),
         residual_high=float(residual.max()),
         half_width_log=_half_widths(results),
+        reference_watts=estimate.reference_watts(),
         models=tuple(sorted({part.points.profile.model for part in estimated})),
         boosters=tuple(booster.model_to_string() for booster in boosters),
         card=_card(closed, results, seed=seed),
@@ -53,8 +54,7 @@ def train(
 ) -> tuple[Payload, list[SplitResult]]:
     """Load, evaluate, fit.
 
-    Raises:
-        DataFileError: A data file is missing or not the expected one.
+    Raises DataFileError: a data file is missing or not the expected one.
     """
     report("loading measured runs")
     closed, open_ = data.load_ml_energy(folder), data.load_nlr(folder)
