@@ -1,22 +1,30 @@
 """Small HTTP servers for tests: metrics pages by path, and a Prometheus that answers as told."""
 
 import json
+import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Self
 
 
 class Server:
     """Serves `answer(path, headers) -> (status, body)` on loopback while its block runs."""
 
-    def __init__(self, answer: Callable[[str, dict[str, str]], tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[str, dict[str, str]], tuple[int, str]],
+        *,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet: Nagle would cost 40 ms each
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -39,6 +47,11 @@ class Server:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # clients that give up are part of the tests
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property

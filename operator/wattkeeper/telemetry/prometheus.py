@@ -82,7 +82,7 @@ class PrometheusSource:
             headers=dict(settings.headers),
             session=self._session(),
             # A collection comes again in seconds: only a connection that could not be made is tried a second time.
-            retry=urllib3.Retry(total=1, connect=1, read=0, status=0, redirect=2, other=0, backoff_factor=0),
+            retry=urllib3.Retry(total=1, connect=1, read=False, status=0, other=0, backoff_factor=0),
         )
         self._pool = ThreadPoolExecutor(settings.concurrent_queries, thread_name_prefix="wattkeeper-promql")
 
@@ -162,9 +162,10 @@ class PrometheusSource:
         except requests.exceptions.JSONDecodeError as error:
             raise TelemetryError("the answer is not JSON: does the URL lead to Prometheus, not to a login?") from error
         except requests.ConnectionError as error:
-            if _never_connected(error):
-                unreachable.set()
-            raise TelemetryError(f"no connection ({_brief(error)}): check the URL and network policies") from error
+            cause = getattr(error.args[0] if error.args else None, "reason", None) or error
+            if isinstance(cause, urllib3.exceptions.NewConnectionError):
+                unreachable.set()  # no connection could be made at all: asking on is useless
+            raise TelemetryError(f"no connection ({_brief(cause)}): check the URL and network policies") from error
         except PrometheusApiClientException as error:
             raise TelemetryError(_refusal(str(error))) from error
         except (requests.RequestException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -204,12 +205,6 @@ def _sample(element: Mapping[str, Any]) -> Sample | None:
     if value != value or value in (float("inf"), float("-inf")):
         return None
     return Sample(element["metric"], float(seconds), value)
-
-
-def _never_connected(error: requests.ConnectionError) -> bool:
-    """True where no connection could be made at all, so that asking on is useless."""
-    cause = error.args[0] if error.args else None
-    return isinstance(getattr(cause, "reason", None), urllib3.exceptions.NewConnectionError)
 
 
 def _refusal(text: str) -> str:
