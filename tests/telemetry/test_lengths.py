@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.telemetry.lengths import OPEN_BUCKET_RATIO, POINTS_PER_BUCKET, length_distribution
 
-BOUNDS = (*tuple(float(step * 10 ** decade) for decade in range(5) for step in (1, 2, 5)), math.inf)
+BOUNDS = (*tuple(float(step * 10**decade) for decade in range(5) for step in (1, 2, 5)), math.inf)
 
 
 def histogram(lengths, bounds=BOUNDS, total=None) -> Histogram:
