@@ -23,7 +23,8 @@ def event_in(obj: Json) -> Json:
 
 def event_out(obj: Json) -> Json:
     """Return a stored core event as an events.k8s.io event."""
-    return {**{_EVENT_NAMES.get(key, key): value for key, value in obj.items()}, "apiVersion": "events.k8s.io/v1"}
+    renamed = {_EVENT_NAMES.get(key, key): value for key, value in obj.items()}
+    return {"eventTime": None, **renamed, "apiVersion": "events.k8s.io/v1"}
 
 
 def _resource(api_version: str, plural: str, kind: str, schema: Json, short: str = "", **more: object) -> Resource:

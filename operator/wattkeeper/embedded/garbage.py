@@ -51,7 +51,7 @@ def delete(registry: Registry, resource: Resource, obj: Json, options: DeleteOpt
     if options.propagation == "Orphan":
         _orphan(registry, metadata(obj)["uid"])
     waits = options.propagation == "Foreground" and any(True for _ in dependents)
-    contents = not may_go(registry, resource, obj)
+    contents = resource.storage in (_NAMESPACES, crds.KEY) and not may_go(registry, resource, obj)
     if not (held or waits or contents):
         return registry.remove(resource, obj), True
     earlier = dig(obj, "metadata", "deletionGracePeriodSeconds", default=0)

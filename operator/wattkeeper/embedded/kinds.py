@@ -2,10 +2,11 @@
 
 import base64
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from wattkeeper.embedded import selectors
+from wattkeeper.embedded import errors, selectors
 from wattkeeper.embedded.errors import Cause
 from wattkeeper.embedded.resources import StorageKey
 from wattkeeper.embedded.values import Json, dig
@@ -13,6 +14,7 @@ from wattkeeper.embedded.values import Json, dig
 Prepare = Callable[[Json, Json | None], None]
 Check = Callable[[Json, Json | None], Iterator[Cause]]
 
+_MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _addresses = itertools.count(1)
 
 
@@ -24,8 +26,11 @@ def _pod_spec(spec: Json) -> None:
         tag = image.rpartition("/")[2].partition(":")[2]
         pinned = (tag and tag != "latest") or "@" in image
         container.setdefault("imagePullPolicy", "IfNotPresent" if pinned else "Always")
-        resources = container.get("resources")
-        if isinstance(resources, dict) and isinstance(resources.get("limits"), dict):
+        resources = container.get("resources") or {}
+        for amounts in (resources.get("limits"), resources.get("requests")):
+            if isinstance(amounts, dict):
+                amounts.update({name: str(amount) for name, amount in amounts.items()})
+        if isinstance(resources.get("limits"), dict):
             requests = resources.setdefault("requests", {})
             for name, amount in resources["limits"].items():
                 requests.setdefault(name, amount)
@@ -91,11 +96,22 @@ def _definition(obj: Json, _old: Json | None) -> None:
         names.setdefault("listKind", f"{names['kind']}List")
 
 
+def _lease(obj: Json, _old: Json | None) -> None:
+    for key in ("acquireTime", "renewTime"):
+        stamp = dig(obj, "spec", key)
+        if stamp is not None and not _MICRO_TIME.match(str(stamp)):
+            raise errors.bad_request(
+                f'Lease in version "v1" cannot be handled as a Lease: parsing time "{stamp}" as '
+                '"2006-01-02T15:04:05.000000Z07:00": microseconds are missing'
+            )
+
+
 PREPARE: dict[StorageKey, Prepare] = {
     ("", "pods"): _pod,
     ("", "services"): _service,
     ("", "secrets"): _secret,
     ("", "namespaces"): _namespace,
+    ("coordination.k8s.io", "leases"): _lease,
     ("apps", "deployments"): _workload,
     ("apps", "replicasets"): _workload,
     ("apps", "statefulsets"): _workload,

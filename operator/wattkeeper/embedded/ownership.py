@@ -122,9 +122,9 @@ def apply(*, live: Json, config: Json, schema: Json, writer: Writer, force: bool
     merged = merge(live, config, schema)
     others = frozenset().union(*(entry.fields for entry in entries if entry.writer != writer))
     given_up = before - named
-    for path in sorted(given_up, key=len, reverse=True):
-        prefixed = any(other[: len(path)] == path for other in (others | named))
-        if not prefixed:
+    for path in sorted(given_up, key=len):
+        kept = any(other[: len(path)] == path for other in (others | named))
+        if not kept and not _is_item_key(path):
             _discard(merged, path, schema)
     difference = fieldset.compare(live, merged, schema)
     touched = difference.added | difference.changed
@@ -178,6 +178,11 @@ def merge(live: Any, config: Any, schema: Json) -> Any:
         result_list = [merge(item, news[key], part) if key in news else item for key, item in olds.items()]
         return result_list + [clone(item) for key, item in news.items() if key not in olds]
     return clone(config)
+
+
+def _is_item_key(path: fieldset.Path) -> bool:
+    """Tell whether a leaf is what tells its list item apart: it goes with the item only."""
+    return len(path) > 1 and path[-2][0] == "k" and path[-1][2:] in json.loads(path[-2][2:])
 
 
 def _discard(obj: Json, path: fieldset.Path, schema: Json) -> None:

@@ -332,7 +332,9 @@ class Registry:
         self._forget(definition)
         for resource in crds.resources(definition):
             self._resources[resource.group, resource.version, resource.plural] = resource
-            self.store.shelf(resource.storage)
+            shelf = self.store.shelf(resource.storage)
+            if definition["metadata"]["generation"] > 1 and resource.version in definition["status"]["storedVersions"]:
+                shelf.objects = {name: _refit(obj, resource) for name, obj in shelf.objects.items()}
 
     def _undefine(self, definition: Json) -> None:
         self._forget(definition)
@@ -343,6 +345,14 @@ class Registry:
         storage = (definition["spec"]["group"], definition["spec"]["names"]["plural"])
         for key in [key for key, resource in self._resources.items() if resource.storage == storage]:
             del self._resources[key]
+
+
+def _refit(obj: Json, resource: Resource) -> Json:
+    """Return a stored object as a changed definition reads it: pruned and defaulted, its version unchanged."""
+    new = clone(obj)
+    list(schema.prune(new, resource.schema))
+    schema.fill_defaults(new, resource.schema)
+    return new
 
 
 def patched(current: Json, kind: str, body: Any, resource: Resource) -> Any:
