@@ -145,6 +145,8 @@ class PlanReason(enum.Enum):
     FULL_POWER = "MetricsLost"
     IDLE = "Idle"
     WARMING_UP = "NoWorkloadSeenYet"
+    FAILED = "PlanningFailed"
+    """The data of this service could not be worked with: full power, replicas held."""
 
 
 @dataclass(frozen=True, kw_only=True)

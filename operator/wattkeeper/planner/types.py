@@ -74,8 +74,8 @@ class PlannerSettings:
     """The same where arrivals are very bursty (`bursty_dispersion`)."""
     bursty_dispersion: float = 5.0
     """Index of dispersion of arrival counts (1 = Poisson) above which arrivals count as very bursty."""
-    kv_ceiling: float = 0.9
-    """Mean resident KV tokens over KV capacity of a replica may not exceed this; beyond it requests are preempted."""
+    preemption_risk_ceiling: float = 0.05
+    """Predicted share of time in which the running requests want more KV than there is may not exceed this."""
 
     margin_base: float = 0.1
     """Relative margin on predicted TTFT and TPOT, always applied."""
@@ -129,8 +129,10 @@ class PlannerSettings:
     rollout_gain_ratio: float = 0.05
     """A roll-out must gain more than this share of the watts in place, its price included."""
 
+    grid_power_values: int = 24
+    """Values per power lever at most; a lever with more steps is thinned evenly."""
     grid_power_points: int = 6
-    """Points per power lever in the coarse pass; the fine pass goes down to the lever's own step."""
+    """Points per power lever in the coarse pass; the fine pass looks at all values around the best of them."""
     grid_engine_options: int = 32
     """Engine argument sets examined per service and pass at most."""
 

@@ -1,0 +1,175 @@
+"""plan(): the joint decision over replicas, power limits and engine arguments. Pure; no clock, no I/O.
+
+For all services at once: 1. the guard chain (planner.guards) - 2. levers, margins, least replicas (planner.sizing) -
+3. candidates judged and priced (planner.search) - 4. the decision rule (planner.choose). A service whose data cannot be
+worked with gets full power and keeps its replicas; the others are not touched by it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wattkeeper.domain.engine import EngineChange
+from wattkeeper.domain.plan import Binding, Plan, PlanReason, Target
+from wattkeeper.planner import choose, guards, search, sizing, words
+from wattkeeper.planner.guards import Action, Trip
+from wattkeeper.planner.search import DATA_ERRORS, PowerModel, Search
+from wattkeeper.planner.sizing import Case, SlaModel
+from wattkeeper.planner.space import LeverSpace, lever_space
+from wattkeeper.planner.types import PlannerSettings, PlanRequest
+from wattkeeper.queueing import sla
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A plan with the search behind it; no search where a guard decided."""
+
+    plan: Plan
+    search: Search | None
+
+
+def plan(
+    requests: Sequence[PlanRequest],
+    *,
+    energy: PowerModel,
+    settings: PlannerSettings,
+    predict: SlaModel = sla.predict,
+) -> list[Plan]:
+    """One plan per request, in their order. Bad data of a service never raise: that service gets a safe plan."""
+    return [item.plan for item in examine(requests, energy=energy, settings=settings, predict=predict)]
+
+
+def examine(
+    requests: Sequence[PlanRequest],
+    *,
+    energy: PowerModel,
+    settings: PlannerSettings,
+    predict: SlaModel = sla.predict,
+) -> list[Examined]:
+    """The same plans with the candidates they were chosen from."""
+    results: list[Examined | None] = [None] * len(requests)
+    searches: list[tuple[int, Search]] = []
+    for index, request in enumerate(requests):
+        try:
+            trip = guards.first_trip(request, settings)
+            if trip is not None:
+                results[index] = Examined(plan=_guarded(request, trip, settings, predict=predict), search=None)
+            else:
+                searches.append((index, search.begin(sizing.make_case(request, settings), predict=predict)))
+        except DATA_ERRORS as error:
+            results[index] = Examined(plan=_failed(request, str(error)), search=None)
+    search.run([found for _, found in searches], energy=energy)
+    for index, found in searches:
+        failed = _failed(requests[index], found.error) if found.error else None
+        results[index] = Examined(plan=failed or choose.choose(found), search=found)
+    return [result for result in results if result is not None]
+
+
+def _guarded(request: PlanRequest, trip: Trip, settings: PlannerSettings, *, predict: SlaModel) -> Plan:
+    space = lever_space(request, settings)
+    if trip.action is Action.MORE_CAPACITY:
+        return _more_capacity(request, trip, settings, space, predict=predict)
+    target = space.current if request.current.replicas > 0 else request.current
+    if trip.action is Action.FULL_POWER:
+        target = _at_full_power(space, target.replicas)
+    return _held(target, trip.reason, trip.message)
+
+
+def _more_capacity(
+    request: PlanRequest, trip: Trip, settings: PlannerSettings, space: LeverSpace, *, predict: SlaModel
+) -> Plan:
+    """Full power now, and replicas: what the models ask for, and a step more unless the last ones still start.
+
+    Where all that is in place already and the models say that other engine arguments would meet the SLO, those.
+    """
+    now = space.current.replicas
+    known = request.observation.workload is not None and request.planned_rate is not None
+    case = sizing.make_case(request, settings) if known else None
+    needed = _needed(case, predict=predict) if case is not None else {}
+    wanted = max(now, needed.get(0) or now)
+    if not _starting(request, settings):
+        wanted = max(wanted, now + max(1, math.ceil(settings.guard_scale_up_ratio * now)))
+    target = _at_full_power(space, min(wanted, space.high))
+    message = f"{trip.message}: {words.target(target)}"
+    engine_change = EngineChange()
+    if target == request.current and case is not None and 0 not in needed and needed:
+        option = space.engines[min(needed, key=lambda index: needed[index])]
+        target = Target(
+            replicas=target.replicas,
+            power_cap_watts=target.power_cap_watts,
+            clock_mhz=target.clock_mhz,
+            engine=option.settings,
+        )
+        engine_change = option.change
+        message += f", and {words.change(option.change)}, without which no replica count meets the SLO"
+    elif target.replicas == space.high == now:
+        message += ", the most there is" + (" (no free GPUs)" if space.gpu_bound else "")
+    return Plan(
+        target=target,
+        engine_change=engine_change,
+        reason=trip.reason,
+        message=f"{message}.",
+        binding=Binding.MAX_REPLICAS if target.replicas == space.high else Binding.NONE,
+        runner_up=None,
+        prediction=None,
+        planned_requests_per_second=None if case is None else case.workload.requests_per_second,
+        feasible=not known or 0 in needed or bool(engine_change),
+    )
+
+
+def _needed(case: Case, *, predict: SlaModel) -> dict[int, int]:
+    """Least replicas by engine index, for the engines that can meet the SLO at all."""
+    ledger = sizing.Ledger(case, predict=predict)
+    required = sizing.required_replicas(
+        ledger, low=case.space.low, high=case.space.high, engines=range(len(case.space.engines))
+    )
+    return {engine: found.replicas for engine, found in required.items() if found.replicas is not None}
+
+
+def _starting(request: PlanRequest, settings: PlannerSettings) -> bool:
+    """True while replicas asked for earlier may not have shown their effect yet."""
+    last = request.memory.last_scale_up_seconds
+    settling = request.startup_seconds + settings.observation_window_seconds
+    return request.ready_replicas < request.current.replicas or (
+        last is not None and request.now_seconds - last < settling
+    )
+
+
+def _at_full_power(space: LeverSpace, replicas: int) -> Target:
+    return Target(
+        replicas=replicas,
+        power_cap_watts=space.full_power.cap_watts,
+        clock_mhz=space.full_power.clock_mhz,
+        engine=space.current.engine,
+    )
+
+
+def _held(target: Target, reason: PlanReason, message: str) -> Plan:
+    return Plan(
+        target=target,
+        engine_change=EngineChange(),
+        reason=reason,
+        message=message,
+        binding=Binding.EVIDENCE,
+        runner_up=None,
+        prediction=None,
+        planned_requests_per_second=None,
+        feasible=True,
+    )
+
+
+def _failed(request: PlanRequest, error: str) -> Plan:
+    """Full power with the replicas in place, within the user's bounds; without any model."""
+    lever = request.levers.replicas
+    replicas = request.current.replicas
+    if lever is not None and replicas > 0:
+        replicas = min(max(replicas, lever.minimum, 1), max(lever.maximum, lever.minimum, 1))
+    cap, clock = request.levers.power_cap, request.levers.clock_lock
+    gpu = request.profile.gpu
+    target = Target(
+        replicas=replicas,
+        power_cap_watts=cap.maximum if request.power_lever and cap and cap.maximum < gpu.tdp_watts else None,
+        clock_mhz=clock.maximum if request.power_lever and clock and clock.maximum < gpu.max_clock_mhz else None,
+        engine=request.current.engine,
+    )
+    return _held(target, PlanReason.FAILED, f"Full power, replicas held: {request.key} could not be planned: {error}.")

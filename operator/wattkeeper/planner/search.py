@@ -1,0 +1,361 @@
+"""Candidates of a whole fleet: enumerated coarse to fine, judged by the SLA check, priced in watts.
+
+Each pass makes one call of the energy model for all services together. The first pass takes a window of replica counts
+from the least feasible one upwards, times a coarse grid of power limits, times every engine option; the second fills
+in the power grid around the best of the first. What is in place is always a candidate, and the grid around it does not
+depend on it, so that a plan once applied is found again.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.domain.plan import Binding
+from wattkeeper.energy.model import EnergyQuery, WattsPrediction
+from wattkeeper.planner import sizing
+from wattkeeper.planner.sizing import Case, Ledger, Required, Row, SlaModel
+from wattkeeper.planner.space import Power
+from wattkeeper.queueing.types import Candidates, SlaPrediction
+
+DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
+"""What bad data of one service may raise; anything else is a programming error."""
+
+
+class PowerModel(Protocol):
+    """`energy.model.EnergyModel`, or a stand-in."""
+
+    def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:
+        """Expected watts of all GPUs, one answer per query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A candidate with its violations and its price."""
+
+    row: Row
+    violation: Binding
+    """NONE where it is feasible once all its replicas serve."""
+    blocked: str
+    """Why its replica count may not be taken now although feasible (timers); empty where it may."""
+    waiting: str
+    """Why its power limits must wait (timers, starting replicas); empty where they need not."""
+    watts: float
+    """Expected of all GPUs; nan where not feasible and not in place."""
+    low_watts: float
+    high_watts: float
+    move_watts: float
+    """Energy of getting there (replicas starting), spread over the expected stay."""
+    ttft_seconds: float
+    tpot_seconds: float
+    utilisation: float
+
+    @property
+    def score(self) -> float:
+        """Watts with the price of the move."""
+        return self.watts + self.move_watts
+
+    @property
+    def open(self) -> bool:
+        """True where its replicas may be taken now; its limits follow as soon as they may."""
+        return self.violation is Binding.NONE and not self.blocked
+
+
+@dataclass(kw_only=True)
+class Search:
+    """What was found for one service."""
+
+    case: Case
+    ledger: Ledger
+    required: dict[int, Required]
+    """Least replicas at the planned rate, by engine index."""
+    floors: dict[int, int]
+    """Least replicas that a scale-down may go to, by engine index: they carry the stabilised rate."""
+    hopeless: bool = False
+    """True where the upper bound of replicas at full power misses the SLO even when nearly idle."""
+    scored: list[Scored] = field(default_factory=list)
+    error: str = ""
+    """Why the service could not be planned; empty where it could."""
+
+
+def begin(case: Case, *, predict: SlaModel) -> Search:
+    """Least replicas of every engine option at full power, for the planned and for the stabilised rate."""
+    low, high, now = case.space.low, case.space.high, case.space.current.replicas
+    engines = range(len(case.space.engines))
+    ledger = Ledger(case, predict=predict)
+    ledger.add(_likely_rows(case))
+    required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
+    floors = {engine: found.replicas for engine, found in required.items() if found.replicas is not None}
+    down = [engine for engine, least in floors.items() if least < now]
+    if down and _stabilising(case):
+        held = sizing.required_replicas(ledger, low=low, high=now - 1, engines=down, stabilised=True)
+        for engine, found in held.items():
+            floors[engine] = max(floors[engine], now if found.replicas is None else found.replicas)
+    hopeless = 0 not in floors and not _light(case, predict=predict)
+    return Search(case=case, ledger=ledger, required=required, floors=floors, hopeless=hopeless)
+
+
+def _stabilising(case: Case) -> bool:
+    return case.stabilised_rate > case.workload.requests_per_second
+
+
+def _likely_rows(case: Case) -> list[Row]:
+    """What the search most likely asks for, judged in its first call: all limits at and next to what is in place."""
+    low, high, now = case.space.low, case.space.high, case.space.current.replicas
+    probes, powers = sizing.probe(low - 1, high + 1, near=now), case.space.every()
+    rows = [
+        Row(replicas=count, power=power)
+        for count in {now - 1, *_counts(now)}
+        if low <= count <= high
+        for power in powers
+    ]
+    rows += [
+        sizing.full_power_row(case, count, engine=engine)
+        for engine in range(len(case.space.engines))
+        for count in probes
+    ]
+    if _stabilising(case):
+        rows += [sizing.full_power_row(case, count, stabilised=True) for count in probes if count < now]
+    return [_in_place(case), *rows]
+
+
+def _light(case: Case, *, predict: SlaModel) -> bool:
+    """True where all replicas at full power meet the SLO when they have next to nothing to do."""
+    light = replace(case, workload=case.workload.at_rate(case.settings.idle_rate_per_second))
+    row = sizing.full_power_row(light, light.space.high)
+    ledger = Ledger(light, predict=predict)
+    ledger.add([row])
+    return ledger.feasible(row)
+
+
+def _counts(floor: int) -> list[int]:
+    """Replica counts worth a look from a least one: one more, and a quarter more (at a lower clock)."""
+    return [floor, floor + 1, math.ceil(1.25 * floor)]
+
+
+def run(searches: Sequence[Search], *, energy: PowerModel) -> None:
+    """Both passes for all services; fills `scored`, or `error` where a service's data cannot be worked with."""
+    for rows_of in (_coarse_rows, _fine_rows):
+        live = [search for search in searches if not search.error]
+        _pass(live, rows_of, energy=energy)
+
+
+def _coarse_rows(search: Search) -> list[Row]:
+    case = search.case
+    powers = case.space.coarse(case.settings.grid_power_points)
+    if case.request.observation.idle:
+        powers += case.space.deepest()
+    rows = [
+        Row(replicas=replicas, power=power, engine=engine)
+        for engine in search.floors
+        for replicas in _window(search, engine)
+        for power in powers
+    ]
+    always = [_in_place(case)]
+    if 0 not in search.floors:
+        always.append(sizing.full_power_row(case, case.space.high))
+    return list(dict.fromkeys([*always, *rows]))
+
+
+def _window(search: Search, engine: int) -> list[int]:
+    """Replica counts worth a look for an engine: from its floor upwards, and those in place."""
+    bounds, least = search.case.space, search.required[engine].replicas or 0
+    now = bounds.current.replicas
+    counts = {*_counts(search.floors[engine]), *([now] if now >= least else [])}
+    return sorted(count for count in counts if bounds.low <= count <= bounds.high)
+
+
+def _fine_rows(search: Search) -> list[Row]:
+    """The power grid around the best open candidate in place and around the best roll-out."""
+    case = search.case
+    if case.request.observation.idle:
+        around = [item for item in search.scored if item.open and item.row.engine == 0]
+        best = [min(around, key=lambda item: (item.row.replicas, depth(case, item.row.power)))] if around else []
+    else:
+        in_place = _in_place(case)
+        grid = set(case.space.coarse(case.settings.grid_power_points))
+        known = [item for item in search.scored if item.row != in_place or item.row.power in grid]
+        stay = [item for item in known if item.open and item.row.engine == 0]
+        move = [item for item in known if item.violation is Binding.NONE and item.row.engine != 0]
+        best = [min(group, key=lambda item: item.score) for group in (stay, move) if group]
+    done = {item.row for item in search.scored}
+    rows = [
+        Row(replicas=item.row.replicas, power=power, engine=item.row.engine)
+        for item in best
+        for power in case.space.fine(item.row.power, case.settings.grid_power_points)
+    ]
+    return [row for row in dict.fromkeys(rows) if row not in done]
+
+
+def depth(case: Case, power: Power) -> float:
+    """How far power limits sit above their floors, 0 (deepest) upwards: each lever counts from 0 to 1."""
+    total = 0.0
+    for values, value in (
+        (case.space.caps_watts, power.cap_watts),
+        (case.space.clocks_mhz, power.clock_mhz),
+    ):
+        if values:
+            total += values.index(value) / len(values) if value in values else 1.0
+    return total
+
+
+def _in_place(case: Case) -> Row:
+    return Row(replicas=case.space.current.replicas, power=case.space.current_power)
+
+
+def _pass(searches: Sequence[Search], rows_of: Callable[[Search], list[Row]], *, energy: PowerModel) -> None:
+    """Judge the rows of every service, ask the energy model once for all, and add the scored rows."""
+    asked: list[tuple[Search, list[Row], list[Row]]] = []
+    queries = []
+    for search in searches:
+        try:
+            rows = rows_of(search)
+            search.ledger.add(rows)
+            shown = (_in_place(search.case), sizing.full_power_row(search.case, search.case.space.high))
+            wanted = [row for row in rows if search.ledger.feasible(row) or row in shown]
+            if wanted:
+                candidates, sla = search.ledger.table(wanted)
+                queries.append(_query(search.case, candidates, sla))
+                asked.append((search, rows, wanted))
+        except DATA_ERRORS as error:
+            search.error = str(error)
+    for (search, rows, wanted), answer in zip(asked, _watts(queries, energy), strict=True):
+        if isinstance(answer, str):
+            search.error = answer
+        else:
+            search.scored += _score(search, rows, wanted, answer)
+
+
+def _query(case: Case, candidates: Candidates, sla: SlaPrediction) -> EnergyQuery:
+    return EnergyQuery(profile=case.request.profile, workload=case.workload, candidates=candidates, sla=sla)
+
+
+def _watts(queries: list[EnergyQuery], energy: PowerModel) -> list[WattsPrediction | str]:
+    """One call for all; where some service's data break it, one call each, with the error in place of the answer."""
+    try:
+        return list(energy.watts(queries)) if queries else []
+    except DATA_ERRORS:
+        answers: list[WattsPrediction | str] = []
+        for query in queries:
+            try:
+                answers += energy.watts([query])
+            except DATA_ERRORS as error:
+                answers.append(f"energy model: {error}")
+        return answers
+
+
+def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPrediction) -> list[Scored]:
+    case, now = search.case, search.case.space.current.replicas
+    at = {row: index for index, row in enumerate(wanted)}
+    watts = np.full((3, len(rows)), math.nan)
+    known = [index for index, row in enumerate(rows) if row in at]
+    watts[:, known] = np.stack([answer.watts, answer.low_watts, answer.high_watts])
+    _, sla = search.ledger.table(rows)
+    hold, waits = scale_down_hold(case), _waits(search, rows)
+    result = []
+    for index, row in enumerate(rows):
+        violation = search.ledger.violation(row)
+        if violation is Binding.NONE and not math.isfinite(watts[0, index]):
+            search.error = "the energy model gave watts that are no finite numbers"
+        result.append(
+            Scored(
+                row=row,
+                violation=violation,
+                blocked=hold if row.engine == 0 and row.replicas < now else "",
+                waiting=waits[index],
+                watts=float(watts[0, index]),
+                low_watts=float(watts[1, index]),
+                high_watts=float(watts[2, index]),
+                move_watts=_move_watts(case, row),
+                ttft_seconds=float(sla.ttft_seconds[index]),
+                tpot_seconds=float(sla.tpot_seconds[index]),
+                utilisation=float(sla.utilisation[index]),
+            )
+        )
+    return result
+
+
+def _move_watts(case: Case, row: Row) -> float:
+    """Start-up energy of added replicas, or of all for new engine arguments, over the expected stay."""
+    request, settings, now = case.request, case.settings, case.space.current.replicas
+    start_joules = (
+        settings.startup_share_of_tdp
+        * request.profile.gpu.tdp_watts
+        * request.profile.gpus_per_replica
+        * request.startup_seconds
+    )
+    if row.engine:
+        return max(row.replicas, now) * start_joules / settings.engine_dwell_seconds
+    return max(0, row.replicas - now) * start_joules / settings.replica_dwell_seconds
+
+
+def _waits(search: Search, rows: Sequence[Row]) -> list[str]:
+    """Why the limits of each row must wait: a timer, or replicas that still start and leave the load to the others."""
+    case = search.case
+    hold, current, ready = power_down_hold(case), case.space.current_power, case.request.ready_replicas
+    waits = [hold if row.power.deeper_than(current) else "" for row in rows]
+    serving = {
+        index: row._replace(replicas=max(1, ready))
+        for index, row in enumerate(rows)
+        if not waits[index] and row.replicas > ready and row.power != case.space.full_power
+    }
+    search.ledger.add(serving.values())
+    for index, row in serving.items():
+        if ready == 0 or not search.ledger.feasible(row):
+            waits[index] = f"only {ready} of {rows[index].replicas} replicas are ready"
+    return waits
+
+
+def scale_down_hold(case: Case) -> str:
+    """Why replicas may not be taken away now; empty where they may."""
+    request, settings = case.request, case.settings
+    memory, now = request.memory, request.now_seconds
+    for what, last, wait in (
+        ("replicas were last removed", memory.last_scale_down_seconds, settings.min_seconds_between_replica_moves),
+        ("replicas were last added", memory.last_scale_up_seconds, settings.scale_down_stabilisation_seconds),
+        ("the SLO was last at risk", memory.last_guard_seconds, settings.scale_down_stabilisation_seconds),
+        ("a roll-out started", memory.last_rollout_seconds, _rollout_seconds(case)),
+    ):
+        if last is not None and now - last < wait:
+            return _since(what, now - last, wait)
+    return ""
+
+
+def _since(what: str, seconds: float, wait_seconds: float) -> str:
+    return f"{what} {max(0.0, seconds):.0f} s ago (at least {wait_seconds:.0f} s)"
+
+
+def _rollout_seconds(case: Case) -> float:
+    """A roll-out counts as running for one start-up per replica and one more while some replica is not ready."""
+    request = case.request
+    if request.ready_replicas >= request.current.replicas:
+        return 0.0
+    return request.startup_seconds * (request.current.replicas + 1)
+
+
+def power_down_hold(case: Case) -> str:
+    """Why power limits may not go deeper now; empty where they may."""
+    request, settings = case.request, case.settings
+    memory, now = request.memory, request.now_seconds
+    if memory.last_guard_seconds is not None and now - memory.last_guard_seconds < settings.guard_cooldown_seconds:
+        return _since("the SLO was last at risk", now - memory.last_guard_seconds, settings.guard_cooldown_seconds)
+    wait = settings.min_seconds_between_cap_moves
+    if memory.last_cap_seconds is not None and now - memory.last_cap_seconds < wait:
+        return _since("power limits last moved", now - memory.last_cap_seconds, wait)
+    return ""
+
+
+def rollout_blocked(search: Search) -> str:
+    """Why a roll-out has no room: it costs one replica, or a spare GPU group; empty where it has."""
+    case = search.case
+    request, least = case.request, search.required[0].replicas
+    spare = request.free_gpus is None or request.free_gpus >= request.profile.gpus_per_replica
+    if spare or (least is not None and case.space.current.replicas - 1 >= max(least, 1)):
+        return ""
+    return (
+        f"a roll-out takes one replica away at a time, and {case.space.current.replicas} are needed; "
+        f"it needs {request.profile.gpus_per_replica} free GPU(s)"
+    )
