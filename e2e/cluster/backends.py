@@ -18,6 +18,7 @@ class _Foreign(base.Cluster):
     """What both share: a temporary folder, and kwok running beside the cluster where it was built."""
 
     def __init__(self, *, pods: kwok.PodBehaviour | None = None, pod_cidr: str = "10.64.0.1/16") -> None:
+        super().__init__()
         self._pods = pods or kwok.PodBehaviour()
         self._pod_cidr = pod_cidr
         self._running: processes.Processes | None = None
@@ -108,6 +109,5 @@ class ExistingCluster(_Foreign):
         self.kubeconfig.write_text(result.stdout)
 
     def _disconnect(self) -> None:
-        if self.simulator is not None:
-            selector = f"--selector={kwok.TEST_NODE_LABEL}"
-            self.kubectl("delete", "nodes", selector, "--ignore-not-found", "--wait=false")
+        if self.simulated_nodes:
+            self.kubectl("delete", "nodes", *self.simulated_nodes, "--ignore-not-found", "--wait=false")

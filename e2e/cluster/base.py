@@ -50,6 +50,9 @@ class Cluster:
     kubeconfig: pathlib.Path
     simulator: kwok.Kwok | None = None
 
+    def __init__(self) -> None:
+        self.simulated_nodes: list[str] = []
+
     def kubectl(
         self,
         *arguments: str,
@@ -124,6 +127,7 @@ class Cluster:
         """
         if self.simulator is None:
             raise RuntimeError("this cluster was started without kwok, so it has no simulated nodes")
+        self.simulated_nodes.append(name)
         self.apply(kwok.gpu_node(name, gpu_product=gpu_product, count=count, labels=labels or {}))
         self.kubectl("wait", "--for=condition=Ready", f"node/{name}", f"--timeout={timeout_seconds:g}s")
 
@@ -133,9 +137,9 @@ class Cluster:
             raise RuntimeError("this cluster was started without kwok, so it has no simulated pods")
         self.simulator.stop()
         # The next kwok would respect the leases of this one until they run out.
-        nodes = self.get("nodes", f"--selector={kwok.TEST_NODE_LABEL}")["items"]
-        if names := [node["metadata"]["name"] for node in nodes]:
-            self.kubectl("delete", "leases", *names, "--namespace=kube-node-lease", "--ignore-not-found")
+        if self.simulated_nodes:
+            where = "--namespace=kube-node-lease"
+            self.kubectl("delete", "leases", *self.simulated_nodes, where, "--ignore-not-found")
         self.simulator.start(behaviour)
 
     def _run(

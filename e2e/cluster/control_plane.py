@@ -53,6 +53,7 @@ class ControlPlane(base.Cluster):
         directory: pathlib.Path | None = None,
         detached: bool = False,
     ) -> None:
+        super().__init__()
         self._with_kwok = with_kwok
         self._pods = pods or kwok.PodBehaviour()
         self._pod_cidr = pod_cidr

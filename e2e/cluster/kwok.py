@@ -17,8 +17,6 @@ import yaml
 from e2e.cluster import processes, tools
 
 NODE_ANNOTATION = "kwok.x-k8s.io/node"
-# On every simulated node, so that the nodes of the tests can be told from others.
-TEST_NODE_LABEL = "e2e.wattkeeper.io/simulated"
 # On a pod (template): overrides the start-up time of this pod, as a duration such as "90s".
 READY_DELAY_ANNOTATION = "e2e.wattkeeper.io/ready-delay"
 
@@ -140,7 +138,6 @@ def gpu_node(name: str, *, gpu_product: str, count: int, labels: collections.abc
                 "nvidia.com/gpu.count": str(count),
                 "nvidia.com/gpu.present": "true",
                 "nvidia.com/gpu.product": gpu_product,
-                TEST_NODE_LABEL: "true",
                 **labels,
             },
         },

@@ -58,7 +58,9 @@ def wait_replicas(control_plane: cluster.Cluster, namespace: str, name: str, *, 
 def test_deployment_on_gpu_nodes_rolls_out_and_scales(
     control_plane: cluster.Cluster, namespace: str, gpu_node: str
 ) -> None:
-    control_plane.apply(deployment("chat", replicas=2, gpus=2), namespace=namespace)
+    chat = deployment("chat", replicas=2, gpus=2)
+    chat["spec"]["template"]["spec"]["nodeSelector"] = {"smoke": "true"}
+    control_plane.apply(chat, namespace=namespace)
     control_plane.kubectl("rollout", "status", "deployment/chat", f"--namespace={namespace}", "--timeout=30s")
     pods = control_plane.get("pods", f"--namespace={namespace}")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {gpu_node}
