@@ -186,6 +186,26 @@ def test_half_a_histogram_is_none(ask, lacking):
     assert snapshot.pods["team", "chat-0"].ttft_seconds is None
 
 
+def test_lengths_are_asked_less_often():
+    asked = []
+
+    def answer(path, headers):
+        name = NAMES[query_of(path)]
+        asked.append(name)
+        if name == "prompt_length":
+            return vector(({**POD, "le": "100"}, 1.0), ({**POD, "le": "+Inf"}, 1.0), ({**POD, "le": "sum"}, 50.0))
+        return healthy(name)
+
+    with Server(answer) as server:
+        source = PrometheusSource(PrometheusSettings(url=server.url))
+        for now in (1000.0, 1005.0, 1029.0, 1031.0, 900.0):
+            assert source.collect(now).pods["team", "chat-0"].prompt_tokens.mean == 50.0
+        source.close()
+    assert asked.count("prompt_length") == 3
+    assert asked.count("output_length") == 5, "an empty answer is not kept"
+    assert asked.count("running") == 5
+
+
 def gpu(pod=None, **more):
     labels = {"UUID": "GPU-1", "Hostname": "node-1", "namespace": "monitoring", "pod": "dcgm-x", **more}
     return labels | ({"exported_pod": pod, "exported_namespace": "team"} if pod else {})

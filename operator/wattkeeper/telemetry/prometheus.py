@@ -30,6 +30,9 @@ from wattkeeper.telemetry.source import Snapshot
 _NEEDED = ("age", aliases.RUNNING, aliases.WAITING, aliases.FINISHED)
 """Without these nothing can be said of any pod."""
 
+_SLOW = (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH, aliases.CACHE_INFO, aliases.GPU_LIMIT)
+"""Change slowly and are half of all samples: their answers are kept for a tenth of the length window."""
+
 _WARNINGS = re.compile(rb'"warnings":\s*(\[[^\]]*\])')
 _STATUS = re.compile(r"HTTP Status Code (\d+) \((.*)\)$", re.DOTALL)
 _SHOWN_CHARACTERS = 200
@@ -75,6 +78,7 @@ class PrometheusSource:
         self._queries = {**promql.engine_queries(settings.queries), **promql.gpu_queries(settings.queries)}
         self._host = urlsplit(settings.url).hostname or settings.url
         self._warnings = threading.local()
+        self._slow: dict[str, tuple[float, list[Sample]]] = {}
         if settings.insecure_skip_verify:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._client = PrometheusConnect(
@@ -90,10 +94,12 @@ class PrometheusSource:
         """Read the whole fleet. Raises TelemetryError where Prometheus or one of the needed queries fails."""
         until = time.monotonic() + 2 * self._settings.timeout_seconds
         unreachable = threading.Event()
+        answers = self._kept(now_seconds)
         futures = {
-            name: self._pool.submit(self._ask, query, until, unreachable) for name, query in self._queries.items()
+            name: self._pool.submit(self._ask, query, until, unreachable)
+            for name, query in self._queries.items()
+            if name not in answers
         }
-        answers: dict[str, list[Sample]] = {}
         failures: dict[str, str] = {}
         warned: dict[str, str] = {}
         for name, future in futures.items():
@@ -103,6 +109,7 @@ class PrometheusSource:
                     warned.setdefault(warning, f"query {name}: Prometheus warns: {warning}")
             except TelemetryError as error:
                 failures[name] = str(error)
+        self._slow |= {name: (now_seconds, answers[name]) for name in _SLOW if name in futures and name in answers}
         needed = [name for name in _NEEDED if name in failures]
         if needed:
             raise TelemetryError(f"Prometheus at {self._host}, query {needed[0]!r}: {failures[needed[0]]}")
@@ -123,6 +130,15 @@ class PrometheusSource:
         """Give up connections and threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+    def _kept(self, now_seconds: float) -> dict[str, list[Sample]]:
+        """Answers to slow queries that need not be asked again yet."""
+        lifetime_seconds = self._settings.queries.length_window_seconds / 10
+        return {
+            name: samples
+            for name, (asked_seconds, samples) in self._slow.items()
+            if samples and 0.0 <= now_seconds - asked_seconds < lifetime_seconds
+        }
 
     def _session(self) -> requests.Session:
         settings = self._settings
