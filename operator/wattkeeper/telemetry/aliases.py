@@ -111,11 +111,11 @@ DCGM_METRICS: Mapping[str, Metric] = {
 }
 
 KEPLER_POD_WATTS = "kepler_pod_gpu_watts"
-"""Kepler 0.11 and later: power attributed to a pod."""
+"""Kepler since its rewrite (0.10, experimental): power attributed to a pod."""
 KEPLER_CONTAINER_JOULES = "kepler_container_gpu_joules_total"
 """Kepler up to 0.9, where it carries `pod_name`: energy attributed to a container."""
 KEPLER_NODE_WATTS = "kepler_node_gpu_watts"
-"""Kepler 0.11 and later: power of one whole GPU."""
+"""Kepler since its rewrite (0.10, experimental): power of one whole GPU."""
 
 # With `honor_labels: false` Prometheus keeps what the exporter said as exported_*, and pod/namespace then name the
 # exporter itself; so the most explicit label comes first.
