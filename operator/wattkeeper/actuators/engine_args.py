@@ -74,14 +74,13 @@ def find_container(pod_spec: Mapping[str, Any], name: str | None) -> int:
         return names.index(name)
     if len(containers) == 1:
         return 0
-    choices: Sequence[Sequence[int]] = (
-        [index for index, container in enumerate(containers) if launch.is_engine(container)],
-        [index for index, container in enumerate(containers) if gpus(container)],
-        [index for index, one in enumerate(names) if one in _USUAL_NAMES],
+    likely = (
+        [index for index, container in enumerate(containers) if launch.is_engine(container)]
+        or [index for index, container in enumerate(containers) if gpus(container)]
+        or [index for index, one in enumerate(names) if one in _USUAL_NAMES]
     )
-    for choice in choices:
-        if len(choice) == 1:
-            return choice[0]
+    if len(likely) == 1:
+        return likely[0]
     raise PatchRefusedError(
         "ContainerAmbiguous",
         f"it is not clear which of the containers {', '.join(names) or '(none)'} runs vLLM; name it in "

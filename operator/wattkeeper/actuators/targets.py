@@ -1,4 +1,4 @@
-"""Patches engine arguments in a whole API object: where its pod spec is, or which fields of a custom resource hold them.
+"""Patches engine arguments in a whole API object: its pod spec, or the fields of a custom resource that stand for them.
 
 Workloads: Deployment, StatefulSet, ReplicaSet, DaemonSet, LeaderWorkerSet (leader, and workers that run vLLM too).
 Custom resources whose controllers build the pods: KServe's LLMInferenceService (its start script evaluates
@@ -81,7 +81,7 @@ def patch_target(
     return TargetPatch(
         changed=any(patch.changed for patch in patches),
         body=new_body,
-        operations=_without_script(operations, kind),
+        operations=_kserve_operations(body, new_body) if kind == "LLMInferenceService" else tuple(operations),
         diff="\n".join(patch.diff for patch in patches if patch.diff),
         settings=patches[0].settings,
         warnings=tuple(warnings),
@@ -138,11 +138,17 @@ def _put(body: dict[str, Any], path: Sequence[str], pod_spec: dict[str, Any]) ->
     node[path[-1]] = pod_spec
 
 
-def _without_script(operations: Sequence[dict[str, Any]], kind: str) -> tuple[dict[str, Any], ...]:
-    """KServe's command is assumed here and is no field of the object: it has no place in the patch."""
-    if kind != "LLMInferenceService":
-        return tuple(operations)
-    return tuple(one for one in operations if one.get("value") != _KSERVE_COMMAND)
+def _kserve_operations(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The template as a whole: its container may be new, and the assumed command is no field of the object."""
+    old, new = before["spec"].get("template"), after["spec"].get("template")
+    if old == new:
+        return ()
+    if old is None:
+        return ({"op": "add", "path": "/spec/template", "value": new},)
+    return (
+        {"op": "test", "path": "/spec/template", "value": old},
+        {"op": "replace", "path": "/spec/template", "value": new},
+    )
 
 
 def _runtime_arguments(spec: Mapping[str, Any]) -> list[str]:
@@ -209,8 +215,8 @@ def _patch_runtime(body: Mapping[str, Any], change: EngineChange, kv_cache_dtype
         settings=after.settings,
         warnings=(
             *patch.warnings,
-            "production-stack's operator rolls pods only when replicas, model, image, port or resources change: the new "
-            "arguments take effect with its next roll-out",
+            "production-stack's operator rolls pods only when replicas, model, image, port or resources change: the "
+            "new arguments take effect with its next roll-out",
         ),
     )
 

@@ -14,7 +14,8 @@ SMALLEST_DEFAULT_BATCHED_TOKENS = 2048
 SMALLEST_DEFAULT_SEQS = 256
 """vLLM's smallest default of max_num_seqs for a server on a GPU (larger cards: 1024)."""
 _OLD_BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
-_FREE_BLOCK_SIZES_FROM = (0, 18)
+_FREE_BLOCK_SIZES_FROM = (0, 17)
+"""Releases read up to 0.16 list the sizes they take; 0.18 takes any."""
 _CAPPED_SEQS_FROM = (0, 10)
 """From this release on an unset max_num_seqs is lowered to max_num_batched_tokens."""
 
@@ -53,11 +54,9 @@ def _ranges(settings: EngineSettings) -> list[str]:
         problems.append(f"gpu_memory_utilization is {share}; it must be above 0 and at most 1")
     size = settings.block_size
     version = settings.vllm_version
-    if size is not None and size >= 1 and size not in _OLD_BLOCK_SIZES:
-        if version is not None and version < _FREE_BLOCK_SIZES_FROM:
-            problems.append(f"block_size is {size}; this vLLM takes {', '.join(map(str, _OLD_BLOCK_SIZES))}")
-        elif size % 8:
-            problems.append(f"block_size is {size}; no attention backend takes a size that is no multiple of 8")
+    listed = version is not None and version < _FREE_BLOCK_SIZES_FROM
+    if size is not None and size >= 1 and listed and size not in _OLD_BLOCK_SIZES:
+        problems.append(f"block_size is {size}; this vLLM takes {', '.join(map(str, _OLD_BLOCK_SIZES))}")
     return problems
 
 
@@ -67,7 +66,7 @@ def _batching(settings: EngineSettings) -> list[str]:
     active, length = settings.max_num_active_seqs, settings.max_model_len
     if tokens is not None and seqs is not None and tokens < seqs:
         problems.append(f"max_num_batched_tokens ({tokens}) is below max_num_seqs ({seqs})")
-    if tokens is not None and seqs is None and tokens < SMALLEST_DEFAULT_SEQS:
+    if tokens is not None and seqs is None and 1 <= tokens < SMALLEST_DEFAULT_SEQS:
         version = settings.vllm_version
         if version is None or version < _CAPPED_SEQS_FROM:
             problems.append(

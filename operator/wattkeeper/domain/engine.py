@@ -10,7 +10,7 @@ class EngineSettings:
 
     max_num_seqs: int | None = None
     max_num_active_seqs: int | None = None
-    """Admission limit below max_num_seqs (vLLM 0.32 and newer)."""
+    """Admission limit below max_num_seqs (vLLM 0.31 and newer)."""
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
