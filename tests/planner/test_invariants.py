@@ -133,7 +133,7 @@ def test_replicas_stay_enough_where_enough_exist(asked):
     row = sizing.full_power_row(case, found.target.replicas)
     ledger.add([row])
     assert ledger.feasible(row)
-    held = sizing.full_power_row(case, found.target.replicas, stabilised=True)
+    held = sizing.full_power_row(case, found.target.replicas, load=case.stabilised_load)
     ledger.add([held])
     assert ledger.feasible(held) or found.target.replicas >= bounded(asked), "fewer carry the stabilised rate"
     serving = min(found.target.replicas, asked.ready_replicas)

@@ -8,7 +8,7 @@ depend on it, so that a plan once applied is found again.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -90,16 +90,32 @@ def begin(case: Case, *, predict: SlaModel) -> Search:
     required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
     floors = {engine: found.replicas for engine, found in required.items() if found.replicas is not None}
     down = [engine for engine, least in floors.items() if least < now]
-    if down and _stabilising(case):
-        held = sizing.required_replicas(ledger, low=low, high=now - 1, engines=down, stabilised=True)
+    if down and case.stabilised_load > 1:
+        held = sizing.required_replicas(ledger, low=low, high=now - 1, engines=down, load=case.stabilised_load)
         for engine, found in held.items():
             floors[engine] = max(floors[engine], now if found.replicas is None else found.replicas)
-    hopeless = 0 not in floors and not _light(case, predict=predict)
-    return Search(case=case, ledger=ledger, required=required, floors=floors, hopeless=hopeless)
+    return Search(
+        case=case,
+        ledger=ledger,
+        required=required,
+        floors=_promising(ledger, floors),
+        hopeless=not ledger.feasible(_idle_row(case)),
+    )
 
 
-def _stabilising(case: Case) -> bool:
-    return case.stabilised_rate > case.workload.requests_per_second
+def _promising(ledger: Ledger, floors: dict[int, int]) -> dict[int, int]:
+    """The engine in place and the few that need the fewest replicas, or leave the most slack with as many."""
+    rows = {engine: sizing.full_power_row(ledger.case, floor, engine=engine) for engine, floor in floors.items()}
+    ledger.add(rows.values())
+    _, sla = ledger.table(list(rows.values()))
+    slo = ledger.case.request.slo
+    pressure = sla.utilisation / ledger.case.ceiling
+    for goal, predicted in ((slo.ttft, sla.ttft_seconds), (slo.tpot, sla.tpot_seconds)):
+        if goal is not None:
+            pressure = np.maximum(pressure, predicted / goal.seconds)
+    order = {engine: (floors[engine], float(pressure[at])) for at, engine in enumerate(floors) if engine}
+    best = sorted(order, key=lambda engine: order[engine])[: ledger.case.settings.grid_engine_finalists]
+    return {engine: floor for engine, floor in floors.items() if engine == 0 or engine in best}
 
 
 def _likely_rows(case: Case) -> list[Row]:
@@ -117,18 +133,14 @@ def _likely_rows(case: Case) -> list[Row]:
         for engine in range(len(case.space.engines))
         for count in probes
     ]
-    if _stabilising(case):
-        rows += [sizing.full_power_row(case, count, stabilised=True) for count in probes if count < now]
-    return [_in_place(case), *rows]
+    if case.stabilised_load > 1:
+        rows += [sizing.full_power_row(case, count, load=case.stabilised_load) for count in probes if count < now]
+    return [_in_place(case), _idle_row(case), *rows]
 
 
-def _light(case: Case, *, predict: SlaModel) -> bool:
-    """True where all replicas at full power meet the SLO when they have next to nothing to do."""
-    light = replace(case, workload=case.workload.at_rate(case.settings.idle_rate_per_second))
-    row = sizing.full_power_row(light, light.space.high)
-    ledger = Ledger(light, predict=predict)
-    ledger.add([row])
-    return ledger.feasible(row)
+def _idle_row(case: Case) -> Row:
+    """All replicas at full power with next to nothing to do."""
+    return sizing.full_power_row(case, case.space.high, load=case.idle_load)
 
 
 def _counts(floor: int) -> list[int]:
@@ -148,15 +160,15 @@ def _coarse_rows(search: Search) -> list[Row]:
     powers = case.space.coarse(case.settings.grid_power_points)
     if case.request.observation.idle:
         powers += case.space.deepest()
-    rows = [
-        Row(replicas=replicas, power=power, engine=engine)
-        for engine in search.floors
-        for replicas in _window(search, engine)
-        for power in powers
-    ]
+    windows = [(replicas, engine) for engine in search.floors for replicas in _window(search, engine)]
+    search.ledger.add(Row(count, power, engine) for count, engine in windows for power in case.space.every())
+    rows = [Row(count, power, engine) for count, engine in windows for power in powers]
+    least = search.required[0].replicas
     always = [_in_place(case)]
-    if 0 not in search.floors:
+    if least is None:
         always.append(sizing.full_power_row(case, case.space.high))
+    elif least > case.space.low:
+        always.append(sizing.full_power_row(case, least - 1))
     return list(dict.fromkeys([*always, *rows]))
 
 

@@ -50,8 +50,8 @@ class Row(NamedTuple):
     replicas: int
     power: Power
     engine: int = 0
-    stabilised: bool = False
-    """True where it is judged at the stabilised instead of the planned rate."""
+    load: float = 1.0
+    """Rate that it is judged at, as a multiple of the planned rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,16 @@ class Case:
     """What fewer replicas must carry, requests per second; at least the planned rate."""
     margin: float
     ceiling: float
+
+    @property
+    def stabilised_load(self) -> float:
+        """The stabilised over the planned rate, at least 1."""
+        return self.stabilised_rate / self.workload.requests_per_second
+
+    @property
+    def idle_load(self) -> float:
+        """The rate of a service that idles over the planned rate."""
+        return self.settings.idle_rate_per_second / self.workload.requests_per_second
 
 
 def make_case(request: PlanRequest, settings: PlannerSettings) -> Case:
@@ -128,8 +138,19 @@ class Ledger:
         self._violations += violations(case, sla)
         self._chunks.append((candidates, sla))
 
-    def __contains__(self, row: Row) -> bool:
-        return row in self._at
+    def bounds(self, low: int, high: int, *, engine: int, load: float) -> tuple[int, int]:
+        """Largest known infeasible and smallest known feasible replica count at full power.
+
+        low - 1 and high + 1 where none is known.
+        """
+        full = self.case.space.full_power
+        known = {
+            row.replicas: self._violations[at] is Binding.NONE
+            for row, at in self._at.items()
+            if row.engine == engine and row.load == load and low <= row.replicas <= high and row.power == full
+        }
+        bad = max((count for count, fine in known.items() if not fine), default=low - 1)
+        return bad, min((count for count, fine in known.items() if fine and count > bad), default=high + 1)
 
     def violation(self, row: Row) -> Binding:
         """NONE where a known row is feasible, else its first violated constraint."""
@@ -181,16 +202,16 @@ class Required:
 
 
 def required_replicas(
-    ledger: Ledger, *, low: int, high: int, engines: Sequence[int], stabilised: bool = False
+    ledger: Ledger, *, low: int, high: int, engines: Sequence[int], load: float = 1.0
 ) -> dict[int, Required]:
     """The least replicas in [low, high] that are feasible at full power, by engine index.
 
-    `stabilised` asks for the stabilised instead of the planned rate.
+    `load` asks for a multiple of the planned rate.
     """
     while True:
-        bounds = {engine: _known_bounds(ledger, low, high, engine, stabilised) for engine in engines}
+        bounds = {engine: ledger.bounds(low, high, engine=engine, load=load) for engine in engines}
         rows = [
-            full_power_row(ledger.case, count, engine=engine, stabilised=stabilised)
+            full_power_row(ledger.case, count, engine=engine, load=load)
             for engine, (bad, good) in bounds.items()
             for count in probe(bad, good, near=ledger.case.space.current.replicas)
         ]
@@ -201,25 +222,14 @@ def required_replicas(
     for engine, (bad, good) in bounds.items():
         below = Binding.MIN_REPLICAS
         if bad >= low:
-            below = ledger.violation(full_power_row(ledger.case, bad, engine=engine, stabilised=stabilised))
+            below = ledger.violation(full_power_row(ledger.case, bad, engine=engine, load=load))
         result[engine] = Required(replicas=good if good <= high else None, below=below)
     return result
 
 
-def _known_bounds(ledger: Ledger, low: int, high: int, engine: int, stabilised: bool) -> tuple[int, int]:
-    """Largest known infeasible and smallest known feasible count; outside [low, high] where none is known."""
-    known = {
-        count: ledger.feasible(row)
-        for count in range(low, high + 1)
-        if (row := full_power_row(ledger.case, count, engine=engine, stabilised=stabilised)) in ledger
-    }
-    bad = max((count for count, fine in known.items() if not fine), default=low - 1)
-    return bad, min((count for count, fine in known.items() if fine and count > bad), default=high + 1)
-
-
-def full_power_row(case: Case, replicas: int, *, engine: int = 0, stabilised: bool = False) -> Row:
+def full_power_row(case: Case, replicas: int, *, engine: int = 0, load: float = 1.0) -> Row:
     """A replica count without any limit on power."""
-    return Row(replicas=replicas, power=case.space.full_power, engine=engine, stabilised=stabilised)
+    return Row(replicas=replicas, power=case.space.full_power, engine=engine, load=load)
 
 
 def probe(bad: int, good: int, *, near: int) -> list[int]:
@@ -232,12 +242,11 @@ def probe(bad: int, good: int, *, near: int) -> list[int]:
 
 
 def _candidates(case: Case, rows: Sequence[Row]) -> Candidates:
-    """The rows as arrays; at the stabilised rate N replicas bear what N * planned / stabilised bear at the planned."""
+    """The rows as arrays; at a multiple of the rate N replicas bear what N / multiple of them bear at the rate."""
     engines = [case.space.engines[row.engine] for row in rows]
     max_clock = case.request.profile.gpu.max_clock_mhz
-    share = case.workload.requests_per_second / case.stabilised_rate
     return Candidates(
-        replicas=_array([row.replicas * share if row.stabilised else row.replicas for row in rows]),
+        replicas=_array([row.replicas / row.load for row in rows]),
         power_cap_watts=_array([np.nan if row.power.cap_watts is None else row.power.cap_watts for row in rows]),
         clock_ratio=_array([1.0 if row.power.clock_mhz is None else row.power.clock_mhz / max_clock for row in rows]),
         max_num_seqs=_array([engine.max_num_seqs for engine in engines]),

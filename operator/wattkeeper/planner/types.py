@@ -51,7 +51,8 @@ class PlanRequest:
     power_lever: bool = True
     """False where caps and clock locks cannot be enforced (no agent, refused): targets then leave power alone."""
     rollout_allowed: bool = False
-    """True where the caller would roll out new engine arguments now (mode, windows, no roll-out running)."""
+    """True where the caller would roll out new engine arguments now (mode, windows, no roll-out running). It doubles
+    the work of a plan, so a large fleet may look at it for some of its services in each tick."""
     trusted: bool = True
     """ModelTrusted: False widens the latency margin."""
     margin: float = 0.0
@@ -129,12 +130,14 @@ class PlannerSettings:
     rollout_gain_ratio: float = 0.05
     """A roll-out must gain more than this share of the watts in place, its price included."""
 
-    grid_power_values: int = 24
+    grid_power_values: int = 16
     """Values per power lever at most; a lever with more steps is thinned evenly."""
     grid_power_points: int = 6
     """Points per power lever in the coarse pass; the fine pass looks at all values around the best of them."""
     grid_engine_options: int = 32
-    """Engine argument sets examined per service and pass at most."""
+    """Engine argument sets whose least replicas are sought, per service at most."""
+    grid_engine_finalists: int = 2
+    """Of these, the sets besides the one in place that are examined at every power limit."""
 
     def scaled(self, speed_up: float) -> "PlannerSettings":
         """These settings for time that runs `speed_up` times faster than the wall clock (a simulated day)."""
