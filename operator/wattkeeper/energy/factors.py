@@ -65,6 +65,9 @@ class UnlearnedFactor:
     reason: str
 
 
+_TOWARDS_ONE = 6.0
+"""Slow fade for what falls with the load: below the smallest measured batch (8) weight reads make up the watts as they
+do at it, so that what was learned there holds to a good part."""
 _KV, _SCHEDULING, _SYSTEM, _WORKLOAD = Dimension
 
 FACTORS: tuple[Factor, ...] = (
@@ -84,13 +87,13 @@ FACTORS: tuple[Factor, ...] = (
         value=lambda p, _: p.profile.iteration.dkv_seconds_per_kv_token * p.kv_tokens / p.step_seconds,
     ),
     Factor(
-        name="batch", dimension=_SCHEDULING, unit="sequences", known=Known.PREDICTED, scale="log2", fade=2.0,
+        name="batch", dimension=_SCHEDULING, unit="sequences", known=Known.PREDICTED, scale="log2", fade=_TOWARDS_ONE,
         description="sequences decoding together",
         value=lambda p, _: p.batch,
     ),
     Factor(
         name="prefill_tokens_per_step", dimension=_SCHEDULING, unit="tokens", known=Known.PREDICTED, scale="log2",
-        fade=2.0, description="prompt tokens computed per iteration, on average",
+        fade=_TOWARDS_ONE, description="prompt tokens computed per iteration, on average",
         value=lambda p, _: p.prefill_tokens,
     ),
     Factor(

@@ -2,9 +2,12 @@
 
     watts = replicas * GPUs * (busy * clip(estimate * exp(weight * residual), idle, limit) + (1 - busy) * idle)
 
+(times the service's on-line correction, still between idle and limit).
+
 `residual` is LightGBM's, kept within what training saw. `weight` is 1 inside the range of the training data, fades to 0
 outside it factor by factor, and is 0 where the profile's energy was measured: then there is nothing to correct. So an
-unknown GPU falls back to physics, and nothing extrapolates.
+unknown GPU falls back to physics, and nothing extrapolates. The data know no clock lock and no cap, so the residual is
+taken at full clock for the same work, and what the clock and the cap do is left to physics.
 """
 
 from collections.abc import Sequence
@@ -111,7 +114,8 @@ class EnergyModel:
         start = 0
         for (state, _), busy_watts in zip(states, watts, strict=True):
             end = start + len(busy_watts)
-            factors.matrix(state, busy_watts, out=table[start:end])
+            full = state.at_full_clock()
+            factors.matrix(full, busy_watts if full is state else full.busy_watts, out=table[start:end])
             if state.profile.energy_provenance is Provenance.ESTIMATED:
                 weight[start:end] = self._domain_weight(table[start:end])
             start = end
@@ -136,10 +140,10 @@ class EnergyModel:
         idle = np.minimum(query.profile.energy.idle_watts, state.limit_watts)
         busy_watts = np.clip(estimated * np.exp(weight * residual), idle, state.limit_watts)
         spread = np.exp(self._half_width(state, weight))
-        each = busy * busy_watts + (1.0 - busy) * idle
+        each = np.clip(query.correction * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
         return WattsPrediction(
             watts=gpus * each,
-            low_watts=gpus * np.clip(busy * busy_watts / spread + (1.0 - busy) * idle, idle, each),
+            low_watts=gpus * np.clip(each / spread, idle, each),
             high_watts=gpus * np.clip(each * spread, each, state.limit_watts),
         )
 

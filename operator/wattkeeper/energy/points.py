@@ -41,6 +41,10 @@ class SlaArrays(Protocol):
     """The parts of `queueing.types.SlaPrediction` that energy depends on; all (N,), per replica."""
 
     @property
+    def stable(self) -> npt.NDArray[np.bool_]:
+        """False where the replicas cannot keep up: they then iterate all the time."""
+
+    @property
     def batch(self) -> FloatArray:
         """Mean decoding sequences while busy."""
 
@@ -73,6 +77,8 @@ class EnergyQuery:
     workload: Workload
     candidates: CandidateArrays
     sla: SlaArrays
+    correction: float = 1.0
+    """Measured over predicted watts of this service, as learned on line (`OnlineCorrection.factor`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,24 @@ class OperatingPoints:
         arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "profile"}
         return replace(self, **{name: array[index] for name, array in arrays.items()})
 
+    def at_full_clock(self) -> "OperatingPoints":
+        """The same iterations without clock lock and cap."""
+        if (self.clock_ratio == 1.0).all() and (self.limit_watts >= self.profile.gpu.tdp_watts).all():
+            return self
+        work = {
+            "prefill_tokens": self.prefill_tokens,
+            "decode_sequences": self.batch,
+            "kv_tokens": self.kv_tokens,
+        }
+        full = step.step_seconds(self.profile.iteration, **work)
+        slowed = step.step_seconds(self.profile.iteration, clock_ratio=self.clock_ratio, **work)
+        return replace(
+            self,
+            step_seconds=self.step_seconds * full / slowed,
+            clock_ratio=np.ones_like(self.batch),
+            limit_watts=np.full_like(self.batch, self.profile.gpu.tdp_watts),
+        )
+
     @property
     def busy_watts(self) -> FloatArray:
         """Physical estimate per GPU while iterating: joules of a step over its time, within idle and limit."""
@@ -122,13 +146,13 @@ class OperatingPoints:
 def of_query(query: EnergyQuery) -> tuple[OperatingPoints, FloatArray]:
     """Operating points of a query and the busy share (N,) of its replicas.
 
-    Where the queue has no steady state (step time or batch not finite) the replica is taken as busy all the time at its
-    slot limit; watts then end at the power limit.
+    Where the queue has no steady state the replica is taken as busy all the time, and where even its batch or step time
+    is not known, at its power limit.
     """
     profile, sla, candidates = query.profile, query.sla, query.candidates
     slots = np.nan_to_num(np.asarray(candidates.max_num_seqs, dtype=np.float64), nan=1.0, posinf=1.0)
     steady = np.isfinite(sla.step_seconds) & np.isfinite(sla.batch) & np.isfinite(sla.busy) & (sla.step_seconds > 0)
-    busy = np.clip(np.where(steady, sla.busy, 1.0), 0.0, 1.0)
+    busy = np.clip(np.where(steady & sla.stable, sla.busy, 1.0), 0.0, 1.0)
     seconds = np.where(steady, sla.step_seconds, np.nan)
     prefill = np.where(busy > 0, sla.prefill_tokens_per_second * seconds / np.maximum(busy, 1e-9), 0.0)
     size = len(slots)
