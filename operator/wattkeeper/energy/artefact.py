@@ -77,7 +77,7 @@ def load(path: Path) -> tuple[Payload, str]:
         raise ModelFileError(f"energy model {path} was altered (its checksum does not match): {_RETRAIN}")
     try:
         return _payload(body), digest
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"energy model {path} is incomplete ({error}): {_RETRAIN}") from error
 
 

@@ -291,12 +291,20 @@ def _read(source: Source, folder: Path, *, words: tuple[str, ...], numbers: tupl
         raise DataFileError(f"{base}: columns {', '.join(lost)} are missing: {source.how_to_get}")
     used = raw[[*words, *numbers]].astype(dict.fromkeys(words, "str"))
     for name in numbers:
-        used[name] = pd.to_numeric(used[name], errors="coerce").astype("float64")
+        used[name] = np.array([_number(value) for value in raw[name]])
     return used
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, float_precision="round_trip", low_memory=False)
+    return pd.read_csv(path, dtype="str", keep_default_na=False)
+
+
+def _number(value: Any) -> float:
+    """The float nearest to what is written (a table reader's fast parser may be off by the last bit); NaN if none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def _read_json(path: Path) -> pd.DataFrame:

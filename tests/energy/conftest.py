@@ -1,0 +1,19 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from wattkeeper.energy.model import EnergyModel
+
+
+@pytest.fixture(scope="session")
+def model() -> EnergyModel:
+    return EnergyModel.load()
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    folder = os.environ.get("WATTKEEPER_DATA")
+    if not folder or not (Path(folder) / "energy").is_dir():
+        pytest.skip("WATTKEEPER_DATA has no energy/ (measured runs)")
+    return Path(folder)

@@ -1,0 +1,69 @@
+import numpy as np
+
+from tests.energy import fleet
+from wattkeeper.energy import estimate, factors, points
+from wattkeeper.energy.factors import Dimension
+
+
+def test_every_dimension_has_learned_factors():
+    assert {factor.dimension for factor in factors.FACTORS} == set(Dimension)
+
+
+def test_names_are_unique():
+    names = [factor.name for factor in (*factors.FACTORS, *factors.UNLEARNED_FACTORS)]
+    assert len(names) == len(set(names))
+
+
+def test_training_and_live_questions_give_the_same_factors():
+    """A closed-loop run, and a query about a replica that runs like it, must look alike to the trees."""
+    served = estimate.profile_of(
+        model="Qwen/Qwen3-14B", gpu="nvidia-h100-sxm", gpus=1, parameters=np.nan, activated_parameters=np.nan,
+        precision="bfloat16",
+    )  # fmt: skip
+    batch = np.array([8.0, 64.0, 200.0])
+    load = fleet.workload(prompt=400.0, output=300.0)
+    run = points.closed_loop(
+        served,
+        batch=batch,
+        prompt_tokens=np.full(3, 400.0),
+        output_tokens=np.full(3, 300.0),
+        multimodal=np.zeros(3),
+    )
+    asked = fleet.query(served, batch=batch, load=load)
+    asked = fleet.with_sla(
+        asked, step_seconds=run.step_seconds, prefill_tokens_per_second=run.prefill_tokens / run.step_seconds
+    )
+    live, busy = points.of_query(asked)
+    np.testing.assert_array_equal(busy, 1.0)
+    np.testing.assert_allclose(live.busy_watts, run.busy_watts)
+    np.testing.assert_allclose(factors.matrix(live, live.busy_watts), factors.matrix(run, run.busy_watts), atol=2e-6)
+
+
+def test_scaled_factors_are_finite_where_nothing_runs():
+    state, _ = points.of_query(fleet.query(fleet.profile(*fleet.ESTIMATED), batch=0.0, busy=0.0))
+    assert np.isfinite(factors.matrix(state, state.busy_watts)).all()
+
+
+def test_unscaled_undoes_the_logarithm():
+    state, _ = points.of_query(fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[7.0, 32.0]))
+    raw = factors.unscaled(factors.matrix(state, state.busy_watts))
+    np.testing.assert_allclose(raw[:, factors.NAMES.index("batch")], [7.0, 32.0], rtol=1e-5)
+
+
+def test_at_full_clock_is_the_estimate_without_lock_and_cap():
+    served = fleet.profile(*fleet.ESTIMATED)
+    slowed, _ = points.of_query(fleet.query(served, batch=[16.0, 64.0], clock=0.6, cap=300.0))
+    plain, _ = points.of_query(fleet.query(served, batch=[16.0, 64.0]))
+    full = slowed.at_full_clock()
+    np.testing.assert_allclose(full.step_seconds, plain.step_seconds)
+    np.testing.assert_allclose(full.busy_watts, plain.busy_watts)
+
+
+def test_a_prefix_hit_takes_prompt_tokens_off():
+    served = fleet.profile(*fleet.ESTIMATED)
+    asked = fleet.query(served, batch=8.0)
+    from dataclasses import replace
+
+    hit = replace(asked, workload=replace(asked.workload, prefix_hit_ratio=0.75))
+    state, _ = points.of_query(hit)
+    assert state.prompt_tokens[0] == 100.0

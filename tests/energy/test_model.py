@@ -1,0 +1,159 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.energy import fleet
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.physics.profile import Provenance
+
+PAIRS = [
+    fleet.ESTIMATED,
+    fleet.FITTED,
+    fleet.OTHER_GPU,
+    ("meta-llama/Llama-3.1-70B-Instruct", "nvidia-b200", 2),
+    ("acme/Foo-13B", "nvidia-l40s", 1),
+    ("openai/gpt-oss-120b", "nvidia-h200-sxm", 1),
+]
+SHIPPED = EnergyModel.load()
+PHYSICS = EnergyModel.physics_only()
+
+
+def test_shipped_model_is_trusted_and_says_where_it_comes_from(model):
+    assert model.trusted
+    assert model.version.startswith("energy-v1-")
+    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3", "nlr-h100"}
+    assert all(len(source["sha256"]) == 64 and source["licence"] for source in model.card["data"])
+
+
+def test_physics_only_is_not_trusted():
+    assert not PHYSICS.trusted
+    assert PHYSICS.version == "physics"
+
+
+def test_no_queries():
+    assert SHIPPED.watts([]) == []
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_idle_replicas_draw_idle(pair):
+    served = fleet.profile(*pair)
+    predicted = SHIPPED.watts([fleet.query(served, batch=0.0, busy=0.0, replicas=[1, 3])])[0]
+    idle = served.energy.idle_watts * served.gpus_per_replica
+    np.testing.assert_allclose(predicted.watts, [idle, 3 * idle])
+    np.testing.assert_allclose(predicted.low_watts, predicted.watts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pair=st.sampled_from(PAIRS),
+    batch=st.floats(0.0, 2000.0),
+    busy=st.floats(0.0, 1.0),
+    replicas=st.integers(1, 50),
+    cap=st.one_of(st.just(float("nan")), st.floats(1.0, 2000.0)),
+    clock=st.floats(0.2, 1.0),
+    prompt=st.floats(1.0, 30000.0),
+    output=st.floats(1.0, 5000.0),
+    correction=st.floats(0.2, 5.0),
+)
+def test_watts_lie_between_idle_and_limit(pair, batch, busy, replicas, cap, clock, prompt, output, correction):
+    served = fleet.profile(*pair)
+    load = fleet.workload(prompt=prompt, output=output)
+    asked = fleet.query(served, batch=batch, busy=busy, replicas=replicas, cap=cap, clock=clock, load=load)
+    for model in (SHIPPED, PHYSICS):
+        predicted = model.watts([replace(asked, correction=correction)])[0]
+        gpus = replicas * served.gpus_per_replica
+        limit = served.gpu.tdp_watts if np.isnan(cap) else np.clip(cap, served.gpu.min_cap_watts, served.gpu.tdp_watts)
+        low, watts, high = (values[0] / gpus for values in (predicted.low_watts, predicted.watts, predicted.high_watts))
+        slack = 1e-6 * limit
+        assert min(served.energy.idle_watts, limit) - slack <= low <= watts + slack
+        assert watts - slack <= high <= limit + slack
+
+
+@settings(max_examples=30, deadline=None)
+@given(pair=st.sampled_from(PAIRS), batch=st.floats(1.0, 256.0), clock=st.floats(0.3, 1.0))
+def test_a_lower_clock_never_draws_more_for_the_same_iterations(pair, batch, clock):
+    served = fleet.profile(*pair)
+    predicted = SHIPPED.watts([fleet.query(served, batch=batch, clock=[clock, 1.0])])[0]
+    assert predicted.watts[0] <= predicted.watts[1] * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pair=st.sampled_from(PAIRS), batch=st.floats(1.0, 256.0), cap=st.floats(100.0, 1000.0))
+def test_a_cap_never_draws_more_than_none(pair, batch, cap):
+    served = fleet.profile(*pair)
+    predicted = SHIPPED.watts([fleet.query(served, batch=batch, cap=[cap, np.nan])])[0]
+    assert predicted.watts[0] <= predicted.watts[1] * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pair=st.sampled_from(PAIRS), batch=st.floats(1.0, 256.0), low=st.floats(0.0, 1.0), high=st.floats(0.0, 1.0))
+def test_a_busier_replica_never_draws_less(pair, batch, low, high):
+    served = fleet.profile(*pair)
+    predicted = SHIPPED.watts([fleet.query(served, batch=batch, busy=[min(low, high), max(low, high)])])[0]
+    assert predicted.watts[0] <= predicted.watts[1] + 1e-6 * predicted.watts[1]
+
+
+def test_queries_do_not_influence_one_another():
+    asked = [
+        fleet.query(fleet.profile(*pair), batch=[1.0, 10.0, 100.0], replicas=[3.0, 2.0, 1.0], clock=[1.0, 0.7, 0.9])
+        for pair in PAIRS
+    ]
+    together = SHIPPED.watts(asked)
+    for one, predicted in zip(asked, together, strict=True):
+        alone = SHIPPED.watts([one])[0]
+        np.testing.assert_array_equal(alone.watts, predicted.watts)
+        np.testing.assert_array_equal(alone.low_watts, predicted.low_watts)
+        np.testing.assert_array_equal(alone.high_watts, predicted.high_watts)
+
+
+def test_an_unknown_gpu_falls_back_to_physics():
+    asked = fleet.query(fleet.profile(*fleet.OTHER_GPU), batch=[4.0, 32.0, 128.0])
+    np.testing.assert_allclose(SHIPPED.watts([asked])[0].watts, PHYSICS.watts([asked])[0].watts)
+
+
+def test_measured_energy_is_not_corrected_and_has_the_tightest_interval():
+    served = fleet.profile(*fleet.FITTED)
+    asked = fleet.query(served, batch=[16.0, 64.0])
+    predicted, estimated = SHIPPED.watts([asked])[0], PHYSICS.watts([asked])[0]
+    np.testing.assert_allclose(predicted.watts, estimated.watts)
+    unsure = SHIPPED.watts([replace(asked, profile=replace(served, energy_provenance=Provenance.ESTIMATED))])[0]
+    assert ((predicted.watts - predicted.low_watts) < (unsure.watts - unsure.low_watts)).all()
+
+
+def test_inside_the_trained_range_the_correction_is_at_work():
+    asked = fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[16.0, 64.0])
+    ratio = SHIPPED.watts([asked])[0].watts / PHYSICS.watts([asked])[0].watts
+    assert (np.abs(ratio - 1.0) > 0.02).all()
+    assert (np.abs(np.log(ratio)) < 0.7).all()
+
+
+@pytest.mark.parametrize("field", ["batch", "step_seconds", "kv_tokens", "busy", "prefill_tokens_per_second"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_queue_without_steady_state_gives_finite_watts(field, value):
+    served = fleet.profile(*fleet.ESTIMATED)
+    asked = fleet.query(served, batch=[16.0, 32.0], busy=0.5)
+    broken = fleet.with_sla(asked, **{field: np.array([value, value])})
+    predicted = SHIPPED.watts([broken])[0]
+    assert np.isfinite(predicted.watts).all()
+    assert np.isfinite(predicted.low_watts).all()
+    assert np.isfinite(predicted.high_watts).all()
+
+
+def test_an_unstable_candidate_is_busy_all_the_time():
+    served = fleet.profile(*fleet.ESTIMATED)
+    asked = fleet.query(served, batch=64.0, busy=1.0)
+    claims_idle = fleet.with_sla(asked, stable=np.array([False]), busy=np.array([0.0]))
+    busy = SHIPPED.watts([fleet.with_sla(asked, stable=np.array([False]))])[0].watts
+    np.testing.assert_allclose(busy, SHIPPED.watts([asked])[0].watts)
+    assert (SHIPPED.watts([claims_idle])[0].watts > 2 * served.energy.idle_watts).all()
+
+
+def test_the_on_line_correction_scales_within_the_bounds():
+    served = fleet.profile(*fleet.FITTED)
+    asked = fleet.query(served, batch=16.0, busy=0.6)
+    plain = SHIPPED.watts([asked])[0].watts
+    np.testing.assert_allclose(SHIPPED.watts([replace(asked, correction=1.1)])[0].watts, 1.1 * plain)
+    np.testing.assert_allclose(SHIPPED.watts([replace(asked, correction=100.0)])[0].watts, served.gpu.tdp_watts)

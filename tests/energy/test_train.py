@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from wattkeeper.cli import train as command
+from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, train
+from wattkeeper.energy.baselines import Rows
+from wattkeeper.energy.model import EnergyModel
+
+
+def _runs(size: int = 60) -> pd.DataFrame:
+    """Made-up closed-loop runs: what physics says of them, times a factor that depends on batch and GPU."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        {
+            "source": "made-up",
+            "model": rng.choice(["Qwen/Qwen3-14B", "Qwen/Qwen3-32B", "meta-llama/Llama-3.1-8B-Instruct"], size),
+            "parameters": np.nan,
+            "activated_parameters": np.nan,
+            "gpu": rng.choice(["nvidia-h100-sxm", "nvidia-b200"], size),
+            "num_gpus": 1.0,
+            "weight_precision": "bfloat16",
+            "max_num_seqs": rng.choice([8.0, 16.0, 32.0, 64.0, 128.0], size),
+            "prompt_tokens": 200.0,
+            "output_tokens": rng.uniform(100, 1000, size),
+            "multimodal": 0.0,
+        }
+    )
+    table["group_curve"] = table["model"] + table["gpu"]
+    table["group_model"] = table["model"]
+    table["group_backbone"] = table["model"]
+    watts, rate = np.empty(size), np.empty(size)
+    for part in estimate.closed_loop_runs(table):
+        watts[part.rows], rate[part.rows] = part.busy_watts, part.tokens_per_second
+    factor = np.where(table["gpu"] == "nvidia-b200", 1.2, 0.9) * (table["max_num_seqs"] / 32.0) ** 0.05
+    table["gpu_watts"] = watts * factor
+    table["tokens_per_second"] = rate
+    table["joules_per_token"] = table["gpu_watts"] / rate
+    return table
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    return pd.concat([_runs()] * 4, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def results(runs) -> list[evaluate.SplitResult]:
+    return evaluate.evaluate_all(runs, None, seed=0, folds=3)
+
+
+def test_the_correction_finds_a_known_factor(runs):
+    rows, _ = evaluate.rows_of(runs, estimate.closed_loop_runs(runs), "watts")
+    even, odd = np.arange(0, len(rows), 2), np.arange(1, len(rows), 2)
+    predicted = baselines.hybrid(rows[even], rows[odd], 0)
+    error = np.mean(np.abs(predicted / rows[odd].target - 1))
+    assert error < 0.03
+    assert error < 0.3 * np.mean(np.abs(rows[odd].estimate / rows[odd].target - 1))
+
+
+def test_same_data_and_seed_give_the_same_bytes(runs, results, tmp_path):
+    first = artefact.dump(train.fit(runs, results, seed=1))
+    assert artefact.dump(train.fit(runs, results, seed=1)) == first
+    assert artefact.dump(train.fit(runs, results, seed=2)) != first
+    path = tmp_path / "model.json"
+    train.write(train.fit(runs, results, seed=1), path)
+    assert path.read_text() == first
+    assert EnergyModel.load(path).trusted
+    assert "made-up" in (tmp_path / "MODEL_CARD.md").read_text()
+
+
+def test_results_carry_every_method_with_an_interval(results):
+    assert {(result.target, result.split) for result in results} == {
+        (target, f"unseen {split}")
+        for target in ("watts", "joules_per_token")
+        for split in ("curve", "model", "backbone")
+    }
+    for result in results:
+        assert set(result.scores) == set(evaluate.METHODS)
+        assert all(score.low <= score.value + 1e-9 for score in result.scores.values())
+        assert all(0.0 <= share <= 1.0 for share in result.coverage.values())
+
+
+def test_groups_are_never_split():
+    groups = pd.Series(np.random.default_rng(0).choice(list("abcdefghij"), 200))
+    fold = evaluate.group_folds(groups, folds=4, seed=0)
+    assert set(fold) == {0, 1, 2, 3}
+    assert pd.Series(fold).groupby(groups).nunique().max() == 1
+
+
+def test_a_group_has_no_say_in_its_own_prediction():
+    """Held-out targets must not reach the methods: changing them changes no prediction of that fold."""
+    rng = np.random.default_rng(0)
+    features = rng.uniform(1, 2, (80, 3))
+    rows = Rows(
+        scaled=features, raw=features, plain=(0, 1, 2), target=rng.uniform(1, 2, 80), estimate=np.ones(80),
+        hardware=np.ones(80),
+    )  # fmt: skip
+    groups = pd.Series(np.repeat(list("abcd"), 20))
+    before, fold = evaluate.cross_validate(rows, groups, evaluate.METHODS, folds=4, seed=0)
+    held = fold == 0
+    other = Rows(**{**vars(rows), "target": np.where(held, 100.0, rows.target)})
+    after, _ = evaluate.cross_validate(other, groups, evaluate.METHODS, folds=4, seed=0)
+    for name in evaluate.METHODS:
+        np.testing.assert_array_equal(before[name][held], after[name][held])
+
+
+def test_a_finite_run_makes_all_its_tokens():
+    table = pd.DataFrame(
+        {
+            "model": "meta-llama/Llama-3.1-70B-Instruct", "parameters": np.nan, "activated_parameters": np.nan,
+            "gpu": "nvidia-h100-sxm", "num_gpus": 4.0, "weight_precision": "bfloat16", "group_workload": "w",
+            "prompt_tokens": 120.0, "output_tokens": [200.0, 200.0, 150.0], "output_cap_tokens": [1024.0, 1024.0, 256],
+            "requests_per_second": [5.0, 500.0, 20.0], "requests": 1000.0,
+        }
+    )  # fmt: skip
+    (part,) = estimate.open_runs(table)
+    slow, fast, middle = part.tokens_per_second
+    assert slow == pytest.approx(5.0 * 200.0, rel=0.1)
+    assert slow < middle < fast
+    assert part.points.batch[0] < part.points.batch[2] < part.points.batch[1] <= 1000.0
+    assert (part.busy_watts <= 700.0).all()
+
+
+def test_command_reports_missing_data(tmp_path):
+    app = typer.Typer()
+    command.register(app)
+    result = CliRunner().invoke(app, ["--data", str(tmp_path), "--output", str(tmp_path / "m.json")])
+    assert result.exit_code == 1
+    assert "missing: copy" in result.output.replace("\n", " ")
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.data
+def test_shipped_file_is_reproduced_bit_for_bit(data_folder, tmp_path):
+    app = typer.Typer()
+    command.register(app)
+    output = tmp_path / "energy.json"
+    result = CliRunner().invoke(app, ["--data", str(data_folder), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert output.read_bytes() == artefact.shipped_path().read_bytes()
+    card = artefact.shipped_path().with_name("MODEL_CARD.md")
+    assert (tmp_path / "MODEL_CARD.md").read_bytes() == card.read_bytes()
+
+
+@pytest.mark.data
+def test_accuracy_on_unseen_groups(data_folder):
+    """The figures of the model card, as bounds: a change that costs accuracy must show."""
+    results = evaluate.evaluate_all(data.load_ml_energy(data_folder), data.load_nlr(data_folder), seed=0)
+    score = {(r.data, r.target, r.split): {name: s.value for name, s in r.scores.items()} for r in results}
+    least = {
+        ("ml-energy-v3", "watts", "unseen curve"): 87.0,
+        ("ml-energy-v3", "watts", "unseen model"): 85.0,
+        ("ml-energy-v3", "watts", "unseen backbone"): 84.0,
+        ("ml-energy-v3", "joules_per_token", "unseen curve"): 81.0,
+        ("nlr-h100 (node power)", "joules_per_token", "unseen workload"): 96.0,
+        ("nlr-h100 (node power)", "joules_per_token", "unseen rate"): 97.0,
+    }
+    for key, bound in least.items():
+        assert score[key]["hybrid"] >= bound, key
+        for baseline in ("hardware", "linear", "log-linear"):
+            assert score[key]["hybrid"] > score[key][baseline] + 2.0, (key, baseline)
+    for result in results:
+        assert result.coverage["hybrid"] >= 0.85, result.split
