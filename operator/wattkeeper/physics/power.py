@@ -1,10 +1,13 @@
 """Energy and power of one iteration, and the clock that a power cap leaves.
 
 A GPU that iterates draws a floor plus the dynamic energy of the step's work; 65 % of decode's and 90 % of prefill's
-dynamic energy fall with the square of the core voltage. The voltage curve lies in the middle of measured ones (RTX PRO
-6000 caps below it, B300 GEMM under caps above it); no public data has one for Hopper, so it is an assumption.
-A cap lowers the clock until the power fits; where even the smallest clock draws more, the step is stretched by idling.
+dynamic energy fall with the square of the core voltage, the floor with the voltage down to the idle power. The voltage
+curve lies in the middle of measured ones (RTX PRO 6000 caps below it, B300 GEMM under caps above it); no public data
+has one for Hopper, so it is an assumption. A cap lowers the clock until the power fits; where even the smallest clock
+draws more, the step is stretched by idling.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +20,18 @@ DECODE_VOLTAGE_SHARE = 0.65
 PREFILL_VOLTAGE_SHARE = 0.9
 _CURVE_RATIO = np.array([0.4545, 0.6, 0.75, 1.0])
 _CURVE_VOLTAGE_SQUARED = np.square([0.76, 0.80, 0.86, 1.0])
-_BISECTIONS = 20
+_GRID = 9
 
 
 def voltage_squared(clock_ratio: npt.ArrayLike) -> FloatArray:
     """Core voltage squared relative to full clock; constant below 45 % of the largest clock (smallest voltage)."""
     return np.asarray(np.interp(np.asarray(clock_ratio, dtype=np.float64), _CURVE_RATIO, _CURVE_VOLTAGE_SQUARED))
+
+
+def floor_watts(profile: ServingProfile, clock_ratio: npt.ArrayLike = 1.0) -> FloatArray:
+    """Watts per GPU that an iterating GPU draws whatever the work; never below the idle power."""
+    watts = profile.energy.static_watts * np.sqrt(voltage_squared(clock_ratio))
+    return np.maximum(watts, min(profile.energy.idle_watts, profile.energy.static_watts))
 
 
 def dynamic_joules(
@@ -69,7 +78,7 @@ def step_joules(
         kv_tokens=kv_tokens,
         clock_ratio=clock_ratio,
     )
-    return np.asarray(profile.energy.static_watts * np.asarray(step_seconds, dtype=np.float64) + dynamic)
+    return np.asarray(floor_watts(profile, clock_ratio) * np.asarray(step_seconds, dtype=np.float64) + dynamic)
 
 
 def effective_cap_watts(profile: ServingProfile, power_cap_watts: npt.ArrayLike) -> FloatArray:
@@ -107,14 +116,29 @@ def clock_under_cap(
     fits = at_high <= cap
     if fits.all():
         return np.array(high)
-    low = np.full(high.shape, lowest)
-    top = np.array(high)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + top)
-        below = watts(middle) <= cap
-        low = np.where(below, middle, low)
-        top = np.where(below, top, middle)
-    return np.where(fits, high, low)
+    shape = high.shape
+    found = highest_ratio(lambda ratio: watts(ratio) - cap, low=np.full(shape, lowest), high=np.array(high))
+    return np.where(fits, high, found)
+
+
+def highest_ratio(excess: Callable[[FloatArray], FloatArray], *, low: FloatArray, high: FloatArray) -> FloatArray:
+    """The highest clock ratio in [low, high] at which `excess` (watts over a cap, rising with the clock) is at most 0.
+
+    `low` where it is above 0 everywhere. `excess` is called with arrays of shape (G, ...) for bounds of shape (...): a
+    grid costs numpy little more than a point does. Two grids and a chord leave an error far below a clock step.
+    """
+    weight = np.linspace(0.0, 1.0, _GRID).reshape(-1, *(1 for _ in low.shape))
+    below = above = low
+    for _ in range(2):
+        ratio = low + (high - low) * weight
+        over = excess(ratio)
+        index = np.maximum(np.count_nonzero(over <= 0.0, axis=0) - 1, 0)[None]
+        after = np.minimum(index + 1, _GRID - 1)
+        low, high = (np.take_along_axis(ratio, at, axis=0)[0] for at in (index, after))
+        below, above = (np.take_along_axis(over, at, axis=0)[0] for at in (index, after))
+    rise = above - below
+    share = np.where(rise > 0.0, -below / np.where(rise > 0.0, rise, 1.0), 0.0)
+    return np.asarray(low + (high - low) * np.clip(share, 0.0, 1.0))
 
 
 def held_step_seconds(

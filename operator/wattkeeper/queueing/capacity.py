@@ -18,7 +18,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.physics import step
 from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.queueing.traits import Traits
-from wattkeeper.queueing.types import BoolArray, Candidates
+from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray
 
 KV_EFFICIENCY = 0.65
 
@@ -35,6 +35,15 @@ class Limits:
     """Requests finished per iteration at saturation."""
     kv_bound: BoolArray
     """True where KV memory, not slots or the token budget, limits the candidate."""
+
+    def take(self, at: IndexArray | slice) -> "Limits":
+        """The limits of the candidates that an index picks."""
+        return Limits(
+            slots=self.slots[at],
+            slot_iterations=self.slot_iterations[at],
+            per_iteration=self.per_iteration[at],
+            kv_bound=self.kv_bound[at],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import capacity, latency, occupancy, tails, traits
 from wattkeeper.queueing.capacity import Coefficients, Limits
 from wattkeeper.queueing.traits import Traits
-from wattkeeper.queueing.types import BoolArray, Candidates, ObjectArray, SlaPrediction
+from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray, ObjectArray, SlaPrediction
 
 
 def predict(
@@ -63,13 +63,20 @@ def _predict(
         utilisation = np.where(replicas > 0, utilisation, np.inf)
     stable = utilisation < 1.0
 
+    dispersion = 1.0 + max(workload.dispersion - 1.0, 0.0) / np.maximum(replicas, 1.0)
     carried = occupancy.finite_rate(rate, per_replica)
     mean_clock = occupancy.loaded_clock(
-        profile, request, limit, rate=carried, power_cap_watts=candidates.power_cap_watts, clock_ratio=lock
+        profile,
+        request,
+        limit,
+        rate=carried,
+        dispersion=dispersion,
+        power_cap_watts=candidates.power_cap_watts,
+        clock_ratio=lock,
     )
     mean_times = _held(capacity.coefficients(profile.iteration, request, mean_clock), held)
     load = occupancy.occupancy(request, limit, mean_times, carried)
-    mean = occupancy.activity(request, mean_times, load, carried)
+    mean = occupancy.activity(request, mean_times, load, carried, dispersion)
 
     ttft = np.full(len(candidates), np.inf)
     tpot = np.full(len(candidates), np.inf)
@@ -81,7 +88,7 @@ def _predict(
         worst = np.minimum(full_clock, mean_clock)
         burst_clock = mean_clock + (worst - mean_clock) * np.sqrt(np.minimum(utilisation, 1.0))
         replica = _replica(
-            profile, workload, request, candidates, limit, burst_clock, held, carried, utilisation, chosen
+            profile, request, candidates, limit, burst_clock, held, carried, utilisation, dispersion, chosen
         )
         ttft[chosen] = latency.ttft_seconds(replica, traits.prompt_nodes(workload, ttft_percentile), ttft_percentile)
         tpot[chosen] = latency.tpot_seconds(replica, traits.output_nodes(workload.output), tpot_percentile)
@@ -121,7 +128,6 @@ def _held(times: Coefficients, factor: FloatArray) -> Coefficients:
 
 def _replica(
     profile: ServingProfile,
-    workload: Workload,
     request: Traits,
     candidates: Candidates,
     limit: Limits,
@@ -129,17 +135,12 @@ def _replica(
     held: FloatArray,
     rate: FloatArray,
     utilisation: FloatArray,
-    chosen: np.ndarray,
+    dispersion: FloatArray,
+    chosen: IndexArray,
 ) -> latency.Replica:
     """The chosen candidates at the clock of their bursts."""
-    part = Limits(
-        slots=limit.slots[chosen],
-        slot_iterations=limit.slot_iterations[chosen],
-        per_iteration=limit.per_iteration[chosen],
-        kv_bound=limit.kv_bound[chosen],
-    )
+    part = limit.take(chosen)
     times = _held(capacity.coefficients(profile.iteration, request, clock[chosen]), held[chosen])
-    extra = max(workload.dispersion - 1.0, 0.0)
     return latency.Replica(
         traits=request,
         limit=part,
@@ -147,7 +148,7 @@ def _replica(
         load=occupancy.occupancy(request, part, times, rate[chosen]),
         rate=rate[chosen],
         utilisation=utilisation[chosen],
-        dispersion=1.0 + extra / np.maximum(candidates.replicas[chosen], 1.0),
+        dispersion=dispersion[chosen],
         budget=candidates.max_num_batched_tokens[chosen],
     )
 

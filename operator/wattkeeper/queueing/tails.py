@@ -6,7 +6,7 @@ import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
 
-_BISECTIONS = 14
+_BISECTIONS = 12
 
 
 def normal_tail(score: FloatArray) -> FloatArray:
@@ -29,14 +29,18 @@ def gamma_quantile(score: FloatArray, mean: FloatArray, variance: FloatArray) ->
     return np.asarray(mean * np.maximum(root, 0.0) ** 3)
 
 
-def inflated_exponential(mean: FloatArray, second_moment: FloatArray) -> tuple[FloatArray, FloatArray]:
+def inflated_exponential(
+    mean: FloatArray, second_moment: FloatArray, *, exceedance: float
+) -> tuple[FloatArray, FloatArray]:
     """(probability of not being zero, mean of the exponential then) that match two moments.
 
-    Where the variable varies less than an exponential, an exponential of the same mean stands for it (heavier tail).
+    For a given mean, the quantile with probability `exceedance` above it grows with the variance up to a probability of
+    e * exceedance and falls beyond (rarer, larger values leave the quantile alone). The probability stays on the safe
+    side of that point, so that more variance never looks better; nor does it exceed one.
     """
     safe = np.maximum(mean, 1e-15)
-    scale = np.maximum(second_moment / (2.0 * safe), safe)
-    return np.minimum(mean / scale, 1.0), scale
+    chance = np.clip(2.0 * np.square(safe) / np.maximum(second_moment, 1e-30), min(np.e * exceedance, 1.0), 1.0)
+    return chance, safe / chance
 
 
 def percentile(
@@ -45,7 +49,7 @@ def percentile(
     """The value that `tail` (non-increasing) exceeds with probability `exceedance`, from above; arrays of shape (N,).
 
     Bisection on the logarithm between `low` and `high` (0 < low <= high); the relative resolution is
-    log(high / low) / 2^14.
+    log(high / low) / 2^12.
     """
     bottom, top = np.log(low), np.log(np.maximum(high, low))
     for _ in range(_BISECTIONS):

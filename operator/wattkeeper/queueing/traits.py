@@ -112,10 +112,10 @@ def output_nodes(output: LengthDistribution, points: int = 16) -> tuple[FloatArr
     """Decode steps and weights of sample answers of at least two tokens; one step where there are none such."""
     steps = np.asarray(output.tokens) - 1.0
     weight = np.asarray(output.weights)
-    several = (steps > 0) & (weight > 0)
+    several = (steps >= 0.5) & (weight > 0)  # lengths are means of classes, so they need not be whole
     if not several.any():
         return np.ones(1), np.ones(1)
-    steps, weight = steps[several], weight[several] / weight[several].sum()
+    steps, weight = np.maximum(steps[several], 1.0), weight[several] / weight[several].sum()
     if len(steps) <= points:
         return steps, weight
     kept = LengthDistribution(tokens=tuple(steps.tolist()), weights=tuple(weight.tolist()))

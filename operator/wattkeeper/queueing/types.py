@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray
 
+IndexArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 ObjectArray = npt.NDArray[np.object_]
 
@@ -32,7 +33,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.replicas)
 
-    def take(self, index: npt.NDArray[np.intp] | BoolArray) -> "Candidates":
+    def take(self, index: IndexArray | BoolArray) -> "Candidates":
         """The candidates that an index or a mask picks."""
         return Candidates(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 

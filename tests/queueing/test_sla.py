@@ -1,0 +1,255 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.queueing import cases
+from wattkeeper.domain.plan import Binding
+from wattkeeper.domain.workload import LengthDistribution, Workload
+from wattkeeper.queueing.sla import predict
+from wattkeeper.queueing.types import Candidates
+
+PROFILES = st.sampled_from([cases.H100_8B, cases.A100_7B, cases.H100_70B])
+KINDS = st.sampled_from(sorted(cases.LENGTHS))
+PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 99.0, 99.9])
+SLACK = 1.02
+"""Discrete sample points and bisection leave a few steps; a worse case must not come out better by more than this."""
+
+
+def check(profile, load, candidates, percentile=95.0):
+    return predict(profile, load, candidates, ttft_percentile=percentile, tpot_percentile=percentile)
+
+
+def rate_at(profile, kind, load, **settings):
+    probe = check(profile, cases.workload(kind, 1.0), cases.candidates(**settings))
+    return load * float(probe.capacity_rps[0])
+
+
+def not_better(worse, better):
+    """Latencies of `worse` are at least those of `better`."""
+    return bool(np.all(worse * SLACK >= better))
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 6.0), PERCENTILES, st.floats(1.0, 20.0))
+@settings(max_examples=60, deadline=None)
+def test_more_replicas_never_hurt(profile, kind, load, percentile, dispersion):
+    found = check(
+        profile,
+        cases.workload(kind, rate_at(profile, kind, load), dispersion=dispersion),
+        cases.candidates(replicas=np.arange(1.0, 13.0)),
+        percentile,
+    )
+    assert np.all(np.diff(found.utilisation) < 0)
+    assert np.all(np.diff(found.stable.astype(int)) >= 0)
+    assert not_better(found.ttft_seconds[:-1], found.ttft_seconds[1:])
+    assert not_better(found.tpot_seconds[:-1], found.tpot_seconds[1:])
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 0.9), PERCENTILES)
+@settings(max_examples=60, deadline=None)
+def test_a_lower_clock_is_never_faster(profile, kind, load, percentile):
+    found = check(
+        profile,
+        cases.workload(kind, rate_at(profile, kind, load)),
+        cases.candidates(clock_ratio=np.linspace(0.3, 1.0, 15)),
+        percentile,
+    )
+    assert np.all(np.diff(found.capacity_rps) >= -1e-4 * found.capacity_rps[-1])
+    assert not_better(found.ttft_seconds[:-1], found.ttft_seconds[1:])
+    assert not_better(found.tpot_seconds[:-1], found.tpot_seconds[1:])
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 0.9), PERCENTILES)
+@settings(max_examples=60, deadline=None)
+def test_a_lower_cap_is_never_faster(profile, kind, load, percentile):
+    tdp = profile.gpu.tdp_watts
+    found = check(
+        profile,
+        cases.workload(kind, rate_at(profile, kind, load)),
+        cases.candidates(cap=np.append(np.linspace(0.45, 1.0, 12) * tdp, np.nan)),
+        percentile,
+    )
+    assert np.all(np.diff(found.capacity_rps) >= -1e-4 * found.capacity_rps[-1])
+    assert np.all(np.diff(found.clock_ratio) >= -2e-3)
+    assert not_better(found.ttft_seconds[:-1], found.ttft_seconds[1:])
+    assert not_better(found.tpot_seconds[:-1], found.tpot_seconds[1:])
+
+
+@given(PROFILES, KINDS, PERCENTILES, st.floats(1.0, 20.0))
+@settings(max_examples=60, deadline=None)
+def test_a_higher_rate_is_never_better(profile, kind, percentile, dispersion):
+    candidates = cases.candidates()
+    full = rate_at(profile, kind, 1.0)
+    found = [
+        check(profile, cases.workload(kind, load * full, dispersion=dispersion), candidates, percentile)
+        for load in np.linspace(0.02, 1.1, 16)
+    ]
+    ttft = np.array([one.ttft_seconds[0] for one in found])
+    tpot = np.array([one.tpot_seconds[0] for one in found])
+    assert not_better(ttft[1:], ttft[:-1])
+    assert not_better(tpot[1:], tpot[:-1])
+    assert np.isinf(ttft[-1])
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 0.95), st.floats(1.0, 20.0))
+@settings(max_examples=60, deadline=None)
+def test_higher_percentiles_are_never_smaller(profile, kind, load, dispersion):
+    workload = cases.workload(kind, rate_at(profile, kind, load), dispersion=dispersion)
+    found = [check(profile, workload, cases.candidates(), q) for q in (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)]
+    for one, other in itertools.pairwise(found):
+        assert not_better(other.ttft_seconds, one.ttft_seconds)
+        assert not_better(other.tpot_seconds, one.tpot_seconds)
+
+
+@given(
+    PROFILES,
+    KINDS,
+    st.floats(0, 100),
+    st.lists(
+        st.tuples(
+            st.floats(0, 50),
+            st.one_of(st.just(float("nan")), st.floats(10, 2000)),
+            st.floats(0.01, 1.0),
+            st.integers(1, 2048),
+            st.integers(1, 32_768),
+            st.floats(0, 1e7),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.floats(0, 1),
+    st.floats(0.5, 100),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_candidate_gives_finite_or_infinite_never_nan(profile, kind, rate, rows, hits, dispersion):
+    columns = [np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)]
+    candidates = cases.candidates(
+        columns[0],
+        cap=columns[1],
+        clock_ratio=columns[2],
+        max_num_seqs=columns[3],
+        budget=columns[4],
+        kv_capacity=columns[5],
+    )
+    workload = cases.workload(kind, rate, dispersion=dispersion, prefix_hit_ratio=hits)
+    found = check(profile, workload, candidates)
+    for name, values in vars(found).items():
+        if name != "binding":
+            assert values.shape == (len(rows),), name
+            assert not np.isnan(values.astype(float)).any(), name
+    assert np.all(np.isfinite(found.ttft_seconds) == found.stable)
+    assert np.all(np.isfinite(found.tpot_seconds) == found.stable)
+    assert np.all((found.busy >= 0) & (found.busy <= 1))
+    assert np.all((found.preemption_risk >= 0) & (found.preemption_risk <= 1))
+
+
+def test_prefix_hits_make_prefill_cheaper():
+    rate = rate_at(cases.H100_8B, "code", 0.6)
+    cold, warm = (
+        check(cases.H100_8B, cases.workload("code", rate, prefix_hit_ratio=hits), cases.candidates())
+        for hits in (0.0, 0.6)
+    )
+    assert warm.ttft_seconds[0] < 0.7 * cold.ttft_seconds[0]
+    assert warm.capacity_rps[0] > 1.5 * cold.capacity_rps[0]
+    assert warm.prefill_tokens_per_second[0] == pytest.approx(0.4 * cold.prefill_tokens_per_second[0], rel=0.01)
+
+
+def test_bursts_cost_latency():
+    rate = rate_at(cases.H100_8B, "conversation", 0.6)
+    smooth, bursty = (
+        check(cases.H100_8B, cases.workload("conversation", rate, dispersion=index), cases.candidates())
+        for index in (1.0, 10.0)
+    )
+    assert bursty.ttft_seconds[0] > 1.5 * smooth.ttft_seconds[0]
+
+
+def test_reasons_for_instability():
+    prompt, output = cases.LENGTHS["conversation"]
+    workload = Workload(requests_per_second=30.0, prompt=prompt, output=output)
+    found = check(cases.H100_8B, workload, cases.candidates(replicas=[1, 1, 10], kv_capacity=[2e6, 5_000, 2e6]))
+    assert list(found.binding) == [Binding.STABILITY, Binding.KV_CACHE, Binding.NONE]
+    assert list(found.stable) == [False, False, True]
+
+
+def test_no_traffic_is_served_at_the_unloaded_latency():
+    found = check(cases.H100_8B, cases.workload("fixed", 0.0), cases.candidates(replicas=[1, 3]))
+    assert found.stable.all()
+    assert found.utilisation == pytest.approx([0.0, 0.0])
+    assert found.ttft_seconds == pytest.approx(6.75e-3 + 512 * 25e-6 + 9.6e-10 * 512**2 / 2)
+    assert found.busy == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert found.preemption_risk == pytest.approx([0.0, 0.0])
+
+
+def test_no_replicas_serve_nothing():
+    found = check(cases.H100_8B, cases.workload("fixed", 1.0), cases.candidates(replicas=[0]))
+    assert not found.stable[0]
+    assert found.capacity_rps[0] == 0
+
+
+def test_a_cap_slows_most_when_load_is_highest():
+    """Mean clock under a 400 W cap falls with the load, as a governor on mean power does."""
+    rates = np.array([1.0, 6.0, 10.0])
+    clocks = [
+        float(check(cases.H100_8B, cases.workload("conversation", rate), cases.candidates(cap=400.0)).clock_ratio[0])
+        for rate in rates
+    ]
+    assert clocks[0] > clocks[1] > clocks[2]
+    assert 0.4 < clocks[2] < 0.75
+
+
+def test_known_capacity_of_a_small_model():
+    """8B on H100, conversation lengths: an exact simulator holds 1 s and 50 ms for 99 % up to 14.4 requests/s."""
+    found = check(cases.H100_8B, cases.workload("conversation", 14.4), cases.candidates())
+    assert 0.85 < found.utilisation[0] < 1.0
+    assert found.tpot_seconds[0] == pytest.approx(0.045, rel=0.35)
+    assert found.ttft_seconds[0] == pytest.approx(0.29, rel=0.6)
+
+
+def test_rejects_what_makes_no_sense():
+    with pytest.raises(ValueError, match="tpot_percentile"):
+        predict(
+            cases.H100_8B, cases.workload("fixed", 1.0), cases.candidates(), ttft_percentile=95, tpot_percentile=100
+        )
+    one = np.ones(1)
+    with pytest.raises(ValueError, match="one shape"):
+        Candidates(
+            replicas=np.ones(2),
+            power_cap_watts=one,
+            clock_ratio=one,
+            max_num_seqs=one,
+            max_num_batched_tokens=one,
+            kv_capacity_tokens=one,
+        )
+
+
+def test_answers_of_one_token():
+    workload = Workload(
+        requests_per_second=5.0, prompt=LengthDistribution.fixed(400), output=LengthDistribution.fixed(1)
+    )
+    found = check(cases.H100_8B, workload, cases.candidates())
+    assert found.stable[0]
+    assert found.batch[0] == 0.0
+    assert found.decode_tokens_per_second[0] == 0.0
+    assert np.isfinite(found.ttft_seconds[0])
+
+
+def test_a_thousand_candidates_are_fast():
+    rng = np.random.default_rng(0)
+    size = 1000
+    candidates = cases.candidates(
+        rng.integers(1, 21, size),
+        clock_ratio=rng.choice([0.5, 0.7, 1.0], size),
+        cap=rng.choice([350.0, 500.0, np.nan], size),
+        max_num_seqs=rng.choice([64, 128, 256], size),
+        budget=rng.choice([512, 2048, 8192], size),
+    )
+    workload = cases.workload("conversation", 40.0, dispersion=2.0)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        check(cases.H100_8B, workload, candidates)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1  # about 10 ms on an idle core
