@@ -71,6 +71,11 @@ class Service:
         self.ledger = Ledger(self.slo)
         self._next = next(self.arrivals, None)
 
+    def begin(self, now: float) -> None:
+        """Let the trace start now, and count energy from now on."""
+        self.start_seconds = now
+        self.energy_joules = self.gpu_seconds = 0.0
+
     def ready(self) -> list[Member]:
         """Pods that take requests."""
         return [member for member in self.members.values() if member.phase is Phase.READY]

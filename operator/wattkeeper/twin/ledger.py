@@ -79,6 +79,10 @@ class Ledger:
         """Arrival time, TTFT and TPOT of every finished request, each of shape (N,), in seconds."""
         return np.array(self._arrival), np.array(self._ttft), np.array(self._tpot)
 
+    def recent(self, count: int) -> tuple[FloatArray, FloatArray]:
+        """TTFT and TPOT of the requests that finished last, in seconds."""
+        return np.array(self._ttft[-count:]), np.array(self._tpot[-count:])
+
     def attainment(self) -> Attainment:
         """The counts so far."""
         _, ttft, tpot = self.samples()
@@ -89,10 +93,12 @@ class Ledger:
             good &= tpot <= self.slo.tpot_seconds
         return Attainment(arrived=self.arrived, finished=len(ttft), lost=self.lost, met=int(good.sum()))
 
-    def percentiles(self, *, bin_seconds: float, percentile: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def percentiles(
+        self, *, bin_seconds: float, percentile: float, origin_seconds: float = 0.0
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mid time of each bin of arrivals, and the percentile (0..100) of TTFT and TPOT in it."""
         arrival, ttft, tpot = self.samples()
-        bins = np.floor(arrival / bin_seconds).astype(np.int64)
+        bins = np.floor((arrival - origin_seconds) / bin_seconds).astype(np.int64)
         rows = [
             ((each + 0.5) * bin_seconds, *(float(np.percentile(x[bins == each], percentile)) for x in (ttft, tpot)))
             for each in np.unique(bins)

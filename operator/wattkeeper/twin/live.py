@@ -25,12 +25,13 @@ from wattkeeper.twin.fleet import Fleet, Phase, PodKey, Service
 from wattkeeper.twin.kube import Json, Mirror
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory
-from wattkeeper.twin.timeline import Timeline
+from wattkeeper.twin.timeline import Point, Timeline
 from wattkeeper.twin.traces import Trace
 
 LOGGER = logging.getLogger(__name__)
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_LABEL = "nvidia.com/gpu.product"
+GPU_EXPORTER = "nvidia-dcgm-exporter"
 DEFAULT_GRACE_SECONDS = 30.0
 SYNC_TIMEOUT_SECONDS = 30.0
 LONGEST_STEP_SECONDS = 30.0
@@ -54,6 +55,15 @@ class LiveService:
     def key(self) -> str:
         """Name inside the fleet."""
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Energy and GPU time of a service's pods over its traffic, and its course."""
+
+    energy_joules: float
+    gpu_seconds: float
+    points: tuple[Point, ...]
 
 
 class LiveTwin:
@@ -86,7 +96,9 @@ class LiveTwin:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="twin", daemon=True)
         self._began_wall: float | None = None
-        self.lag_seconds = 0.0
+        self._accounts: dict[str, Account] = {}
+        self.lag_seconds = self.largest_lag_seconds = 0.0
+        """Simulated seconds behind the clock: now, and at most since the traffic began."""
         self.fleet = Fleet(Inventory())
         self.timelines: dict[str, Timeline] = {}
         for service in services:
@@ -115,8 +127,10 @@ class LiveTwin:
     def start_traffic(self) -> None:
         """Let every trace begin now."""
         with self._lock:
-            for service in self.fleet.services.values():
-                service.start_seconds = self.fleet.now
+            for key, service in self.fleet.services.items():
+                service.begin(self.fleet.now)
+                self.timelines[key].begin(self.fleet.now)
+            self.largest_lag_seconds = 0.0
 
     def stop(self) -> None:
         """End the simulation; raises what ended it, if it failed."""
@@ -171,14 +185,32 @@ class LiveTwin:
             with self._lock:
                 self._follow()
                 now = min(target, self.fleet.now + LONGEST_STEP_SECONDS)
-                if now > self.fleet.now:
-                    self.fleet.advance(now)
+                self._advance(now)
                 for timeline in self.timelines.values():
                     timeline.observe(self.fleet)
                 self.lag_seconds = max(0.0, target - self.fleet.now)
+                self.largest_lag_seconds = max(self.largest_lag_seconds, self.lag_seconds)
             self._agent.report(self.fleet.inventory)
             if self.lag_seconds < LONGEST_STEP_SECONDS:
                 return
+
+    def _advance(self, until: float) -> None:
+        """Move the fleet, and close the account of every service whose traffic ends on the way."""
+        for key, service in self.fleet.services.items():
+            end = service.start_seconds + self._services[key].trace.span_seconds
+            if self.fleet.now < end <= until:
+                self.fleet.advance(end)
+                self._accounts[key] = Account(
+                    energy_joules=service.energy_joules,
+                    gpu_seconds=service.gpu_seconds,
+                    points=tuple(self.timelines[key].points),
+                )
+        self.fleet.advance(until)
+
+    def account(self, key: str) -> "Account | None":
+        """What a service used from the beginning to the end of its traffic; None until the traffic has ended."""
+        with self._lock:
+            return self._accounts.get(key)
 
     def _follow(self) -> None:
         versions = (self._pods.version, self._nodes.version)
@@ -277,6 +309,8 @@ class LiveTwin:
         for (namespace, name), pod in self._pods.objects().items():
             if pod.get("status", {}).get("podIP") == address and (namespace, name) in self._owners:
                 return self.pod_text(namespace, name)
+            if pod.get("status", {}).get("podIP") == address and _is_gpu_exporter(pod):
+                return self.node_text(pod["spec"].get("nodeName", ""))
         for (_, name), node in self._nodes.objects().items():
             if any(each["address"] == address for each in node.get("status", {}).get("addresses") or []):
                 return self.node_text(name)
@@ -304,6 +338,11 @@ class LiveTwin:
 def _matches(service: LiveService, key: PodKey, pod: Json) -> bool:
     labels: dict[str, Any] = pod["metadata"].get("labels") or {}
     return key[0] == service.namespace and all(labels.get(name) == value for name, value in service.selector.items())
+
+
+def _is_gpu_exporter(pod: Json) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    return GPU_EXPORTER in (labels.get("app"), labels.get("app.kubernetes.io/name"))
 
 
 def _is_ready(pod: Json) -> bool:

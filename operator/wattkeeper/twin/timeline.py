@@ -28,15 +28,23 @@ class Point:
 
 @dataclass(kw_only=True)
 class Timeline:
-    """Points of one service, one per `interval_seconds`."""
+    """Points of one service, one per `interval_seconds`; times count from `begin`."""
 
     service: Service
     interval_seconds: float
     points: list[Point] = field(default_factory=list)
+    _origin: float = 0.0
     _due: float = 0.0
     _time: float = 0.0
     _arrived: int = 0
     _joules: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """Forget what was, and call this moment zero."""
+        self.points.clear()
+        self._origin = self._time = now
+        self._due = now + self.interval_seconds
+        self._arrived, self._joules = self.service.ledger.arrived, self.service.energy_joules
 
     def observe(self, fleet: Fleet) -> None:
         """Call after every step of the fleet; a point is taken when one is due."""
@@ -52,7 +60,7 @@ class Timeline:
         if seconds > 0:
             self.points.append(
                 Point(
-                    time_seconds=fleet.now,
+                    time_seconds=fleet.now - self._origin,
                     requests_per_second=(arrived - self._arrived) / seconds,
                     power_watts=(joules - self._joules) / seconds,
                     ready=len(ready),
