@@ -44,7 +44,9 @@ class DemoCluster:
     def apply(self, objects: Iterable[Json]) -> None:
         """Create the CRDs and the objects, in the given order, namespaces and nodes first."""
         api = connect(self.kubeconfig)
-        extensions, core, apps = client.ApiextensionsV1Api(api), client.CoreV1Api(api), client.AppsV1Api(api)
+        extensions: Any = client.ApiextensionsV1Api(api)
+        core: Any = client.CoreV1Api(api)
+        apps: Any = client.AppsV1Api(api)
         custom = client.CustomObjectsApi(api)
         for text in schema.crd_files().values():
             extensions.create_custom_resource_definition(yaml.safe_load(text))

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
@@ -66,9 +66,7 @@ def _rate(axes: Any, live: Outcome) -> None:
 def _replicas(axes: Any, live: Outcome, static: Outcome) -> None:
     hours = _hours(live.points)
     axes.step(hours, [point.ready for point in live.points], where="pre", color=LIVE, label="with Wattkeeper")
-    axes.plot(
-        _hours(static.points), [point.ready for point in static.points], "--", color=STATIC, label="static peak"
-    )
+    axes.plot(_hours(static.points), [point.ready for point in static.points], "--", color=STATIC, label="static peak")
     axes.legend(loc="best", frameon=False)
     _dress(axes, "ready replicas")
 
@@ -115,7 +113,11 @@ def _latency(axes: Any, live: Outcome, static: Outcome, slo: SloTargets) -> None
         for outcome, color, who in ((static, STATIC, "static"), (live, LIVE, "Wattkeeper")):
             values = getattr(outcome.latencies, series) / goal
             axes.plot(
-                outcome.latencies.times_seconds / 3600.0, values, style, color=color, label=f"{name} p{outcome.percentile:g}, {who}"
+                outcome.latencies.times_seconds / 3600.0,
+                values,
+                style,
+                color=color,
+                label=f"{name} p{outcome.percentile:g}, {who}",
             )
     axes.axhline(1.0, color=LIMIT, linewidth=1)
     axes.legend(loc="best", frameon=False, ncols=2, fontsize=8)

@@ -92,9 +92,7 @@ def play(scenario: Scenario, settings: DemoSettings, console: Console) -> Report
         lag_seconds=lag,
         status=status,
     )
-    drawn = pictures.draw(
-        live=live, static=fixed, actions=watch.actions, slo=scenario.slo, folder=settings.output
-    )
+    drawn = pictures.draw(live=live, static=fixed, actions=watch.actions, slo=scenario.slo, folder=settings.output)
     report.write(found, pictures=drawn, folder=settings.output)
     return found
 
@@ -211,9 +209,7 @@ def _day(
             lost_by_reason=dict(ledger.lost_by_reason),
             output_tokens=ledger.output_tokens,
             points=account.points,
-            latencies=outcome.latencies(
-                ledger, percentile=settings.percentile, origin_seconds=service.start_seconds
-            ),
+            latencies=outcome.latencies(ledger, percentile=settings.percentile, origin_seconds=service.start_seconds),
             percentile=settings.percentile,
         )
 

@@ -63,9 +63,7 @@ def _milliseconds(seconds: float | None) -> str:
 
 def _rows(picture: Picture) -> list[tuple[str, str]]:
     extra = "".join(
-        f", {count} {word}"
-        for count, word in ((picture.starting, "starting"), (picture.draining, "draining"))
-        if count
+        f", {count} {word}" for count, word in ((picture.starting, "starting"), (picture.draining, "draining")) if count
     )
     share = "-" if picture.attainment is None else f"{100 * picture.attainment:.2f} %"
     action = picture.last_action
