@@ -5,11 +5,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from wattkeeper.domain.errors import WattkeeperError
 
 STOP_SECONDS = 15.0
 _SHOWN_LINES = 12
+
+
+class Operator(Protocol):
+    """What the demo needs of whatever decides."""
+
+    def start(self) -> None:
+        """Begin to act."""
+
+    def check(self) -> None:
+        """Raise WattkeeperError where it no longer acts."""
+
+    def stop(self) -> int | None:
+        """End; the exit code where there is one."""
 
 
 class OperatorProcess:

@@ -12,7 +12,7 @@ from rich.console import Console
 from wattkeeper.demo import outcome, pictures, report, static, table
 from wattkeeper.demo.cluster import DemoCluster
 from wattkeeper.demo.outcome import Outcome
-from wattkeeper.demo.process import OperatorProcess
+from wattkeeper.demo.process import Operator, OperatorProcess
 from wattkeeper.demo.report import Report
 from wattkeeper.demo.scenario import Scenario
 from wattkeeper.demo.table import Picture
@@ -41,7 +41,27 @@ class DemoSettings:
     percentile: float = 99.0
 
 
-def play(scenario: Scenario, settings: DemoSettings, console: Console) -> Report:
+MakeOperator = Callable[[Path, str, DemoSettings], Operator]
+"""(kubeconfig, address of the exporter, settings) -> the operator, not started."""
+
+
+def real_operator(kubeconfig: Path, exporter_url: str, settings: DemoSettings) -> Operator:
+    """`wattkeeper run` in a process of its own."""
+    return OperatorProcess(
+        arguments=[
+            f"--kubeconfig={kubeconfig}",
+            "--metrics-source=scrape",
+            f"--time-scale={settings.speed:g}",
+            "--http-port=0",
+        ],
+        proxy_url=exporter_url,
+        log=settings.output / "operator.log",
+    )
+
+
+def play(
+    scenario: Scenario, settings: DemoSettings, console: Console, *, make_operator: MakeOperator = real_operator
+) -> Report:
     """Run everything and write the report; raises WattkeeperError where a part fails."""
     began = time.monotonic()
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -61,11 +81,7 @@ def play(scenario: Scenario, settings: DemoSettings, console: Console) -> Report
         watch = stack.enter_context(_watch(cluster.kubeconfig, scenario))
         key = _key(scenario)
         _wait(lambda: twin.ready_count(key) == scenario.replicas, "the pods of the example to become ready", twin)
-        operator = OperatorProcess(
-            arguments=_operator_arguments(cluster.kubeconfig, settings),
-            proxy_url=exporter.url,
-            log=settings.output / "operator.log",
-        )
+        operator = make_operator(cluster.kubeconfig, exporter.url, settings)
         operator.start()
         stack.callback(operator.stop)
         _wait(lambda: bool(watch.status().get("conditions")), "the operator to report a status", twin, operator)
@@ -95,15 +111,6 @@ def play(scenario: Scenario, settings: DemoSettings, console: Console) -> Report
     drawn = pictures.draw(live=live, static=fixed, actions=watch.actions, slo=scenario.slo, folder=settings.output)
     report.write(found, pictures=drawn, folder=settings.output)
     return found
-
-
-def _operator_arguments(kubeconfig: Path, settings: DemoSettings) -> list[str]:
-    return [
-        f"--kubeconfig={kubeconfig}",
-        "--metrics-source=scrape",
-        f"--time-scale={settings.speed:g}",
-        "--http-port=0",
-    ]
 
 
 def _key(scenario: Scenario) -> str:
@@ -165,7 +172,7 @@ def _watch(kubeconfig: Path, scenario: Scenario) -> Iterator[Watch]:
             mirror.stop()
 
 
-def _wait(condition: Callable[[], bool], what: str, twin: LiveTwin, operator: OperatorProcess | None = None) -> None:
+def _wait(condition: Callable[[], bool], what: str, twin: LiveTwin, operator: Operator | None = None) -> None:
     end = time.monotonic() + START_TIMEOUT_SECONDS
     while not condition():
         twin.check()
@@ -182,7 +189,7 @@ def _day(
     settings: DemoSettings,
     twin: LiveTwin,
     watch: Watch,
-    operator: OperatorProcess,
+    operator: Operator,
     console: Console,
 ) -> Outcome:
     """Let the traffic run to its end while the table shows it."""
