@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import crds
+from wattkeeper.cli import crds, demo
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -26,6 +26,7 @@ def main(
 
 
 crds.register(app)
+demo.register(app)
 
 if __name__ == "__main__":
     app()
