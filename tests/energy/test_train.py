@@ -75,7 +75,7 @@ def test_results_carry_every_method_with_an_interval(results):
     assert {(result.target, result.split) for result in results} == {
         (target, f"unseen {split}")
         for target in ("watts", "joules_per_token")
-        for split in ("curve", "model", "backbone")
+        for split in ("curve", "model", "backbone", "backbone, 3 live readings")
     }
     for result in results:
         assert set(result.scores) == set(evaluate.METHODS)

@@ -5,15 +5,19 @@ Each is fitted on the logarithm or the raw target of training rows and predicts 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray
 
 TREES = 150
 LEAVES = 12
 LEARNING_RATE = 0.08
+BOOSTERS = 2
+"""Boosters of different seeds whose predictions the shipped model averages."""
 RIDGE = 1e-3
 """Strength of the ridge penalty per row, on standardised columns."""
 
@@ -32,7 +36,7 @@ class Rows:
     hardware: FloatArray
     """Utilisation x rated power (over roofline throughput where the target is per token)."""
 
-    def __getitem__(self, index: FloatArray | slice) -> "Rows":
+    def __getitem__(self, index: npt.NDArray[Any] | slice) -> "Rows":
         return Rows(
             scaled=self.scaled[index], raw=self.raw[index], plain=self.plain, target=self.target[index],
             estimate=self.estimate[index], hardware=self.hardware[index],

@@ -15,11 +15,14 @@ import pandas as pd
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import baselines, estimate, factors
 from wattkeeper.energy.baselines import Method, Rows
+from wattkeeper.energy.online import OnlineCorrection
 from wattkeeper.energy.points import IndexArray
 
 TargetName = Literal["watts", "joules_per_token"]
 COVERAGE = 0.9
 _RESAMPLES = 400
+MEASURED_POINTS = 3
+"""Live readings of a deployment in the rows that show what on-line correction adds."""
 _RUN_SETTINGS = ("requests_per_second", "output_cap_tokens")
 _PLAIN = tuple(index for index, factor in enumerate(factors.FACTORS) if not factor.physical)
 
@@ -129,10 +132,18 @@ def cross_validate(
 
 def evaluate(
     rows: Rows, groups: pd.Series, methods: dict[str, Method], *, data: str, target: TargetName, split: str,
-    folds: int, seed: int,
+    folds: int, seed: int, measured_on: pd.Series | None = None,
 ) -> SplitResult:  # fmt: skip
-    """Scores, half-widths and coverage of all methods on one split."""
+    """Scores, half-widths and coverage of all methods on one split.
+
+    With `measured_on` (the deployment of each row) `MEASURED_POINTS` held-out rows of each deployment are taken as live
+    readings: they feed its on-line correction, and the score is that of its other rows.
+    """
     predicted, fold = cross_validate(rows, groups, methods, folds=folds, seed=seed)
+    if measured_on is not None:
+        predicted, left = _after_measuring(rows, predicted, measured_on, seed=seed)
+        rows, fold, groups = rows[left], fold[left], groups.iloc[left]
+        split = f"{split}, {MEASURED_POINTS} live readings"
     errors = {name: np.abs(values / rows.target - 1.0) for name, values in predicted.items()}
     codes, _ = pd.factorize(groups)
     draws = _group_draws(codes, seed=seed)
@@ -147,6 +158,26 @@ def evaluate(
         half_width_log={name: float(np.quantile(values, COVERAGE)) for name, values in logs.items()},
         coverage={name: _coverage(values, fold) for name, values in logs.items()},
     )
+
+
+def _after_measuring(
+    rows: Rows, predicted: dict[str, FloatArray], deployments: pd.Series, *, seed: int
+) -> tuple[dict[str, FloatArray], IndexArray]:
+    """Predictions of the rows left, corrected by what was measured on the others; and which rows are left."""
+    rng = np.random.default_rng(seed)
+    corrected = {name: values.copy() for name, values in predicted.items()}
+    left: list[int] = []
+    for _, positions in sorted(deployments.groupby(deployments).indices.items()):
+        drawn = rng.permutation(positions)
+        measured, others = drawn[:MEASURED_POINTS], drawn[MEASURED_POINTS:]
+        left.extend(others)
+        for name, values in corrected.items():
+            state = OnlineCorrection()
+            for row in measured:
+                state = state.update(float(predicted[name][row]), float(rows.target[row]))
+            values[others] *= state.factor
+    index = np.sort(np.array(left, dtype=np.intp))
+    return {name: values[index] for name, values in corrected.items()}, index
 
 
 def _group_draws(codes: IndexArray, *, seed: int) -> FloatArray:
@@ -188,7 +219,7 @@ METHODS: dict[str, Method] = {
     "log-linear": baselines.log_linear,
     "LightGBM": baselines.plain_trees,
     "physics": baselines.physics,
-    "hybrid": baselines.hybrid,
+    "hybrid": averaged(baselines.hybrid, seeds=baselines.BOOSTERS),
 }
 """What is always reported side by side; `hybrid` is the product's model."""
 
@@ -199,18 +230,20 @@ def evaluate_all(
 ) -> list[SplitResult]:  # fmt: skip
     """The full table: closed-loop runs by curve, model and backbone; open runs (node power) by workload and rate."""
     results = []
+    source = str(closed["source"].iloc[0])
     estimated = estimate.closed_loop_runs(closed)
     targets: tuple[TargetName, ...] = ("watts", "joules_per_token")
     for target in targets:
         rows, kept = rows_of(closed, estimated, target)
         for split in ("curve", "model", "backbone"):
-            report(f"{closed['source'].iloc[0]} {target}, unseen {split}")
-            results.append(
-                evaluate(
-                    rows, kept[f"group_{split}"], METHODS, data=str(closed["source"].iloc[0]), target=target,
-                    split=f"unseen {split}", folds=folds, seed=seed,
-                )
-            )  # fmt: skip
+            for measured_on in (None, kept["group_curve"]) if split == "backbone" else (None,):
+                report(f"{source} {target}, unseen {split}{', with live readings' * (measured_on is not None)}")
+                results.append(
+                    evaluate(
+                        rows, kept[f"group_{split}"], METHODS, data=source, target=target,
+                        split=f"unseen {split}", folds=folds, seed=seed, measured_on=measured_on,
+                    )
+                )  # fmt: skip
     if open_ is not None:
         rows, kept = rows_of(open_, estimate.open_runs(open_), "joules_per_token", settings=_RUN_SETTINGS)
         methods = METHODS | {"physics": baselines.scaled_physics}

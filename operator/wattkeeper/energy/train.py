@@ -15,8 +15,6 @@ from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, fac
 from wattkeeper.energy.artefact import Payload
 from wattkeeper.energy.evaluate import SplitResult
 
-BOOSTERS = 2
-"""Boosters of different seeds whose predictions are averaged."""
 LIMITS = (
     "Learned from steady closed-loop runs on H100 and B200 with vLLM 0.11.1; elsewhere it fades to physics.",
     "No public data moves power cap, clock, token budget or prefix hits on these cards: physics alone carries them.",
@@ -34,7 +32,7 @@ def fit(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> Paylo
     estimated = estimate.closed_loop_runs(closed)
     rows, _ = evaluate.rows_of(closed, estimated, "watts")
     residual = np.asarray(np.round(np.log(rows.target / rows.estimate), 6), dtype=np.float64)
-    boosters = [baselines.fit_trees(rows.scaled, residual, seed=seed + number) for number in range(BOOSTERS)]
+    boosters = [baselines.fit_trees(rows.scaled, residual, seed=seed + number) for number in range(baselines.BOOSTERS)]
     return Payload(
         factors=factors.NAMES,
         factor_low=tuple(map(float, rows.scaled.min(axis=0))),
@@ -88,7 +86,7 @@ def _card(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> dic
             "trees": baselines.TREES,
             "leaves": baselines.LEAVES,
             "learning_rate": baselines.LEARNING_RATE,
-            "boosters": BOOSTERS,
+            "boosters": baselines.BOOSTERS,
             "seed": seed,
         },
         "score": "100 - MAPE in percent, on held-out groups",
