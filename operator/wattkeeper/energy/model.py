@@ -28,6 +28,8 @@ PHYSICS_HALF_WIDTH_LOG = 0.6
 """Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
 MEASURED_HALF_WIDTH_LOG = 0.1
 """Least half-width where the profile's energy was measured: other workloads than the measured one."""
+_REFERENCE_TOLERANCE = 0.03
+"""Relative difference of physical estimates up to which a correction learned to one still fits the other."""
 _SIGMAS = 1.645
 """From one sigma to a 90 % interval."""
 
@@ -71,7 +73,9 @@ class EnergyModel:
                 "`wattkeeper train`, or use the file that ships with the package"
             )
         now = estimate.reference_watts()
-        if len(now) != len(payload.reference_watts) or not np.allclose(payload.reference_watts, now, rtol=0.01):
+        if len(now) != len(payload.reference_watts) or not np.allclose(
+            payload.reference_watts, now, rtol=_REFERENCE_TOLERANCE
+        ):
             raise ModelFileError(
                 f"energy model {file} corrects another physical estimate than this program's: train it again with "
                 "`wattkeeper train`, or use the file that ships with the package"
