@@ -56,7 +56,7 @@ def requests(draw, *, states=tuple(MetricsState)):
     )
     return request(
         rate=rate,
-        stabilised=rate * draw(st.floats(1, 3)),
+        planned_rate_stabilised=draw(st.one_of(st.none(), st.floats(1, 3).map(lambda factor: rate * factor))),
         replicas=replicas,
         ready_replicas=draw(st.integers(0, replicas)),
         cap=draw(st.sampled_from([None, 300.0, 437.0, 600.0, 700.0])) if levers.power_cap else None,
@@ -106,6 +106,8 @@ def check(asked, found):
             1800.0 if levers.clock_lock == BOTH_LEVERS.clock_lock and asked.power_lever else None
         )
         assert target.power_cap_watts is None
+    if asked.planned_rate_stabilised is None:
+        assert target.replicas >= bounded(asked)
     if found.engine_change:
         assert asked.rollout_allowed and asked.ready_replicas >= asked.current.replicas
         assert target.replicas >= bounded(asked), "one disruptive action per plan"

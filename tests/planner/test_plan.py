@@ -72,6 +72,11 @@ def test_a_scale_down_waits_for_the_stabilised_rate():
     assert 3 < partly.target.replicas < 8
 
 
+def test_a_fresh_start_takes_no_replica_away():
+    found = decide(rate=20.0, replicas=8, planned_rate_stabilised=None)
+    assert found.target.replicas == 8 and "too little is known" in found.message
+
+
 @pytest.mark.parametrize(
     ("memory", "word"),
     [

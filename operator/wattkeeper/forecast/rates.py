@@ -4,7 +4,7 @@ Two rates leave this room. The *planned* rate answers within seconds: the larges
 carried on until a replica asked for now would serve, or the same time of the last day or week if that is higher, plus
 the uncertainty of a measured Poisson-like rate, z(q) * sqrt(I * rate / window) with I the index of dispersion of
 counts. The *stabilised* rate is at least that and at least the largest rate of a long window (30 min): what fewer
-replicas must be able to carry. Seasons and trends only ever raise a forecast.
+replicas must be able to carry; a history of a few samples has none. Seasons and trends only ever raise a forecast.
 """
 
 import math
@@ -25,6 +25,8 @@ class ForecastSettings:
     """The planned rate is at least the largest rate of this window."""
     stabilise_window_seconds: float = 1800.0
     """The stabilised rate is at least the largest rate of this window."""
+    min_history_seconds: float = 300.0
+    """Before samples reach back this far there is no stabilised rate: a fresh start knows of no peaks."""
     trend_window_seconds: float = 600.0
     """A rise is fitted over this window; it counts as far as it exceeds its standard error."""
     trend_limit_ratio: float = 2.0
@@ -58,8 +60,8 @@ class Forecast:
     """The newest sample."""
     planned: float
     """For `PlanRequest.planned_rate`."""
-    stabilised: float
-    """For `PlanRequest.planned_rate_stabilised`; never below `planned`."""
+    stabilised: float | None
+    """For `PlanRequest.planned_rate_stabilised`; never below `planned`. None while the history is too short to tell."""
 
 
 class _Slots:
@@ -160,7 +162,7 @@ def forecast(
 
     Never below the largest rate of the stabilisation window; None where that window holds no sample.
     """
-    used = replace(settings or ForecastSettings(), quantile=quantile)
+    used = replace(settings or ForecastSettings(), quantile=quantile, min_history_seconds=0.0)
     rates = plan_rates(history, now_seconds=now_seconds, startup_seconds=horizon_seconds, settings=used)
     return None if rates is None else rates.stabilised
 
@@ -178,7 +180,7 @@ def plan_rates(
     `startup_seconds` is the horizon of a scale-up; `dispersion` the index of dispersion of counts (1 = Poisson).
     """
     used = settings or ForecastSettings()
-    _, _, maxima = history.recent(now_seconds=now_seconds, window_seconds=used.stabilise_window_seconds)
+    times, _, maxima = history.recent(now_seconds=now_seconds, window_seconds=used.stabilise_window_seconds)
     if history.latest is None or not len(maxima):
         return None
     _, _, fast = history.recent(now_seconds=now_seconds, window_seconds=used.fast_window_seconds)
@@ -190,7 +192,9 @@ def plan_rates(
     )
     z = max(0.0, NormalDist().inv_cdf(used.quantile))
     planned = level + z * math.sqrt(max(dispersion, 1.0) * level / used.measurement_window_seconds)
-    return Forecast(rate_now=history.latest[1], planned=planned, stabilised=max(planned, float(maxima.max())))
+    known = times[0] <= now_seconds - used.min_history_seconds or used.min_history_seconds <= 0
+    stabilised = max(planned, float(maxima.max())) if known else None
+    return Forecast(rate_now=history.latest[1], planned=planned, stabilised=stabilised)
 
 
 def _trend(history: RateHistory, now_seconds: float, horizon_seconds: float, settings: ForecastSettings) -> float:

@@ -107,7 +107,7 @@ def _take_cheapest(found: Search, best: Scored, in_place: Scored) -> _Choice:
     reason = PlanReason.STABILISING if held and staying else PlanReason.LEAST_ENERGY
     if not in_place.open or in_place.waiting:
         why = in_place.waiting or words.violation(
-            in_place.violation, case.request.slo, in_place.ttft_seconds, in_place.tpot_seconds
+            in_place.violation, case.request.slo, in_place.ttft_seconds, in_place.tpot_seconds, case.margin
         )
         message = f"Moving to {_option(found, best)}, {words.watts(best.watts)}: in place, {why}; {_at(case, best)}."
         item = best
@@ -200,8 +200,9 @@ def infeasible(found: Search) -> Plan:
             text += ", and too slow even without load"
             advice = "relax the target, allow other engine arguments, or use a faster accelerator"
     else:
+        why = words.violation(least.below, slo, most.ttft_seconds, most.tpot_seconds, case.margin)
         load = f"{most.utilisation:.0%} of capacity, ceiling {case.ceiling:.0%}"
-        text = f"{rate:.3g} req/s cannot be served {bounds}: {words.violation(least.below, slo, 0.0, 0.0)} ({load})"
+        text = f"{rate:.3g} req/s cannot be served {bounds}: {why} ({load})"
         advice = f"{more} or send less traffic"
     other = next((case.space.engines[index] for index in found.floors if index), None)
     if other is not None:

@@ -85,7 +85,7 @@ def _order(item: Scored) -> tuple[bool, float]:
 def _line(search: Search, item: Scored) -> tuple[str, ...]:
     case = search.case
     if item.violation is not Binding.NONE:
-        verdict = words.violation(item.violation, case.request.slo, item.ttft_seconds, item.tpot_seconds)
+        verdict = words.violation(item.violation, case.request.slo, item.ttft_seconds, item.tpot_seconds, case.margin)
     else:
         verdict = item.blocked or item.waiting or "feasible"
     known = item.watts == item.watts

@@ -325,6 +325,8 @@ def scale_down_hold(case: Case) -> str:
     """Why replicas may not be taken away now; empty where they may."""
     request, settings = case.request, case.settings
     memory, now = request.memory, request.now_seconds
+    if request.planned_rate_stabilised is None:
+        return "too little is known of recent rates"
     for what, last, wait in (
         ("replicas were last removed", memory.last_scale_down_seconds, settings.min_seconds_between_replica_moves),
         ("replicas were last added", memory.last_scale_up_seconds, settings.scale_down_stabilisation_seconds),

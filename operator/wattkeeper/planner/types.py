@@ -12,8 +12,8 @@ from wattkeeper.physics.profile import ServingProfile
 class PlanMemory:
     """Unix times of the last moves of a service; None: never, or not known. Restorable from the cluster's state.
 
-    A missing time never makes a plan less safe than it was: the forecast's stabilisation window holds back a scale-down
-    on its own, and `rollout_allowed` is the caller's word.
+    A missing time does not make a plan unsafe: without a known stabilised rate no replica is taken away, and
+    `rollout_allowed` is the caller's word.
     """
 
     last_scale_down_seconds: float | None = None
@@ -40,8 +40,8 @@ class PlanRequest:
     """Quantile of the rate until a replica asked for now would serve: fast window, trend over the start-up, noise.
     None where no rate was ever seen: the plan then holds."""
     planned_rate_stabilised: float | None
-    """What fewer replicas must carry: at least the largest rate of the stabilisation window. A value below
-    `planned_rate`, or None, counts as `planned_rate`."""
+    """What fewer replicas must carry: at least the largest rate of the stabilisation window; a value below
+    `planned_rate` counts as that. None while too little history is known: then no replica is taken away."""
     current: Target
     """What is asked for now: desired replicas, cap and lock last set, and the engine arguments in place."""
     memory: PlanMemory = field(default_factory=PlanMemory)

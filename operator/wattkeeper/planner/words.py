@@ -67,8 +67,8 @@ def latency(slo: Slo, ttft_seconds: float, tpot_seconds: float) -> str:
     return ", ".join(parts)
 
 
-def violation(binding: Binding, slo: Slo, ttft_seconds: float, tpot_seconds: float) -> str:
-    """Why a candidate is not feasible, with numbers where there are some."""
+def violation(binding: Binding, slo: Slo, ttft_seconds: float, tpot_seconds: float, margin: float) -> str:
+    """Why a candidate is not feasible, with numbers where there are some; `margin` is relative."""
     goal: LatencyTarget | None = None
     value = 0.0
     if binding is Binding.TTFT:
@@ -77,4 +77,5 @@ def violation(binding: Binding, slo: Slo, ttft_seconds: float, tpot_seconds: flo
         goal, value = slo.tpot, tpot_seconds
     if goal is None:
         return _BINDING.get(binding, binding.value)
-    return f"{binding.value.upper()} p{goal.percentile:g} of {seconds(value)} predicted against {seconds(goal.seconds)}"
+    name = f"{binding.value.upper()} p{goal.percentile:g}"
+    return f"{name} of {seconds(value)} predicted, {margin:.0%} margin on top, against {seconds(goal.seconds)}"
