@@ -122,8 +122,6 @@ class CommandLine:
     occurrences: tuple[Occurrence, ...]
     ambiguous: tuple[tuple[str, tuple[str, ...]], ...]
     """Typed prefixes that may mean several settings, with the fields of interest among them."""
-    end: int
-    """Where options end: the position of a `--` token, else the number of tokens."""
     config_file: bool
     """True where `--config FILE` adds settings that the manifest does not show (the command line wins over them)."""
 
@@ -145,19 +143,17 @@ def read(tokens: Sequence[str], version: flags.Version | None) -> CommandLine:
     occurrences: list[Occurrence] = []
     ambiguous: list[tuple[str, tuple[str, ...]]] = []
     config_file = False
+    visible = _without_nested_keys(tokens)
     position = 0
-    while position < len(tokens):
-        word = tokens[position]
+    while position < len(visible):
+        here = visible[position]
+        word = tokens[here]
+        position += 1
         if word == "--":
             break
-        here = position
-        position += 1
         if not _option_like(word, version):
             continue
         name, equals, text = word.partition("=")
-        if "." in flags.normalise(name):
-            position += 0 if equals else 1  # a nested key takes whatever follows as its value
-            continue
         matches = flags.resolve(name, version, with_value=bool(equals))
         config_file = config_file or any(match.action == "--config" for match in matches)
         fields = tuple(_BY_OPTION[match.action] for match in matches if match.action in _BY_OPTION)
@@ -166,20 +162,40 @@ def read(tokens: Sequence[str], version: flags.Version | None) -> CommandLine:
         if len(matches) > 1:
             ambiguous.append((name, fields))
             continue
-        match = matches[0]
-        if equals:
-            occurrences.append(Occurrence(field=fields[0], text=text, negated=match.negated, tokens=(here,)))
-        elif match.kind != "value":
-            occurrences.append(Occurrence(field=fields[0], text=None, negated=match.negated, tokens=(here,)))
-        elif position < len(tokens) and tokens[position] != "--" and not _option_like(tokens[position], version):
-            occurrences.append(
-                Occurrence(field=fields[0], text=tokens[position], negated=False, tokens=(here, position))
-            )
-            position += 1
-        else:
-            occurrences.append(Occurrence(field=fields[0], text=None, negated=False, tokens=(here,), missing=True))
-    end = next((index for index, word in enumerate(tokens) if word == "--"), len(tokens))
-    return CommandLine(occurrences=tuple(occurrences), ambiguous=tuple(ambiguous), end=end, config_file=config_file)
+        following = visible[position] if position < len(visible) else None
+        occurrence = _occurrence(fields[0], matches[0], here, text if equals else None, following, tokens, version)
+        position += len(occurrence.tokens) - 1
+        occurrences.append(occurrence)
+    return CommandLine(occurrences=tuple(occurrences), ambiguous=tuple(ambiguous), config_file=config_file)
+
+
+def _without_nested_keys(tokens: Sequence[str]) -> list[int]:
+    """The positions that argparse sees: vLLM takes `--config.key value` pairs out first, whatever the value."""
+    visible: list[int] = []
+    position = 0
+    while position < len(tokens):
+        name, equals, _ = tokens[position].partition("=")
+        nested = name.startswith("-") and "." in name and not _NEGATIVE_NUMBER.match(name)
+        if not nested:
+            visible.append(position)
+        position += 2 if nested and not equals else 1
+    return visible
+
+
+def _occurrence(
+    field: str,
+    match: flags.Match,
+    here: int,
+    glued: str | None,
+    following: int | None,
+    tokens: Sequence[str],
+    version: flags.Version | None,
+) -> Occurrence:
+    if glued is not None or match.kind != "value":
+        return Occurrence(field=field, text=glued, negated=match.negated, tokens=(here,))
+    if following is None or tokens[following] == "--" or _option_like(tokens[following], version):
+        return Occurrence(field=field, text=None, negated=False, tokens=(here,), missing=True)
+    return Occurrence(field=field, text=tokens[following], negated=False, tokens=(here, following))
 
 
 def canonical(field: str, value: Value) -> str:
