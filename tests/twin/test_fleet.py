@@ -157,6 +157,9 @@ def test_percentiles_by_bin():
     fleet = fleet_of(2)
     fleet.advance(70.0)
     middle, ttft, tpot = fleet.services["chat"].ledger.percentiles(bin_seconds=20.0, percentile=95)
+    ledger = fleet.services["chat"].ledger
+    _, all_ttft, all_tpot = ledger.samples()
+    assert ledger.attainment().met == ((all_ttft <= 0.5) & (all_tpot <= 0.05)).sum()
     assert middle.tolist() == [10.0, 30.0, 50.0]
     assert (ttft > 0).all()
     assert (tpot > 0).all()

@@ -84,6 +84,17 @@ def recorded(path: Path, *, seed: int, hours: float, rate_scale: float) -> trace
     )
 
 
+def steady(*, rate: float, seed: int, hours: float) -> traces.Trace:
+    """Poisson arrivals at one rate, with the lengths of the shipped day of conversations."""
+    lengths = shipped_day(traffic="conversation", seed=seed, hours=1.0)
+    return traces.generate(
+        traces.RateSeries(times_seconds=(0.0, hours * 3600.0), requests_per_second=(rate, rate)),
+        prompt=_equally_likely(lengths.prompt_tokens.tolist()),
+        output=_equally_likely(lengths.output_tokens.tolist()),
+        seed=seed,
+    )
+
+
 def _equally_likely(tokens: list[int]) -> LengthDistribution:
     ordered = tuple(float(each) for each in sorted(tokens))
     return LengthDistribution(tokens=ordered, weights=(1.0 / len(ordered),) * len(ordered))

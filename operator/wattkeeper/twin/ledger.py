@@ -52,16 +52,22 @@ class Ledger:
         self.arrived = 0
         self.lost = 0
         self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "pod_ended": 0}
+        self.met = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
         self._arrival, self._ttft, self._tpot = array("d"), array("d"), array("d")
 
     def finish(self, requests: Iterable[Request]) -> None:
         """Requests that got their last token."""
+        inf = float("inf")
+        ttft_goal = inf if self.slo.ttft_seconds is None else self.slo.ttft_seconds
+        tpot_goal = inf if self.slo.tpot_seconds is None else self.slo.tpot_seconds
         for request in requests:
+            ttft, tpot = request.ttft_seconds, request.tpot_seconds
             self._arrival.append(request.arrival)
-            self._ttft.append(request.ttft_seconds)
-            self._tpot.append(request.tpot_seconds)
+            self._ttft.append(ttft)
+            self._tpot.append(tpot)
+            self.met += ttft <= ttft_goal and tpot <= tpot_goal
             self.prompt_tokens += request.prompt
             self.output_tokens += request.output
 
@@ -85,13 +91,7 @@ class Ledger:
 
     def attainment(self) -> Attainment:
         """The counts so far."""
-        _, ttft, tpot = self.samples()
-        good = np.ones(len(ttft), dtype=bool)
-        if self.slo.ttft_seconds is not None:
-            good &= ttft <= self.slo.ttft_seconds
-        if self.slo.tpot_seconds is not None:
-            good &= tpot <= self.slo.tpot_seconds
-        return Attainment(arrived=self.arrived, finished=len(ttft), lost=self.lost, met=int(good.sum()))
+        return Attainment(arrived=self.arrived, finished=self.finished, lost=self.lost, met=self.met)
 
     def percentiles(
         self, *, bin_seconds: float, percentile: float, origin_seconds: float = 0.0

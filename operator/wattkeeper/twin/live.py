@@ -335,6 +335,34 @@ class LiveTwin:
             return "\n".join(lines) + "\n"
 
 
+def for_deployment(
+    api: client.ApiClient,
+    name: str,
+    *,
+    model: str,
+    trace: Trace,
+    slo: SloTargets,
+    profile: VllmProfile = VllmProfile.CURRENT,
+) -> LiveService:
+    """The service of a Deployment given as namespace/name, with the selector that it has in the API."""
+    namespace, slash, deployment = name.partition("/")
+    if not (namespace and slash and deployment):
+        raise WattkeeperError(f"{name!r} names no Deployment: write namespace/name")
+    try:
+        found = client.AppsV1Api(api).read_namespaced_deployment(deployment, namespace)
+    except client.ApiException as error:
+        raise WattkeeperError(f"Deployment {name} cannot be read: {error.reason}") from error
+    return LiveService(
+        namespace=namespace,
+        name=deployment,
+        selector=dict(found.spec.selector.match_labels or {}),
+        model=model,
+        trace=trace,
+        slo=slo,
+        profile=profile,
+    )
+
+
 def _matches(service: LiveService, key: PodKey, pod: Json) -> bool:
     labels: dict[str, Any] = pod["metadata"].get("labels") or {}
     return key[0] == service.namespace and all(labels.get(name) == value for name, value in service.selector.items())
