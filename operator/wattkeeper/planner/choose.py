@@ -176,7 +176,10 @@ def _binding(found: Search, best: Scored) -> Binding:
             return required.below
         has_power = bool(case.space.caps_watts or case.space.clocks_mhz)
         return Binding.POWER_FLOOR if has_power and not deeper else Binding.MIN_REPLICAS
-    return Binding.STABILISATION if _held_replicas(found, best) else Binding.NONE
+    if _held_replicas(found, best):
+        return Binding.STABILISATION
+    other_engine = [item for item in found.scored if item.row.engine and item.violation is Binding.NONE]
+    return Binding.ROLLOUT_COST if any(item.watts < best.watts for item in other_engine) else Binding.NONE
 
 
 def infeasible(found: Search) -> Plan:

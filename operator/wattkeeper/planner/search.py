@@ -105,16 +105,15 @@ def begin(case: Case, *, predict: SlaModel) -> Search:
 
 def _promising(ledger: Ledger, floors: dict[int, int]) -> dict[int, int]:
     """The engine in place and the few that need the fewest replicas, or leave the most slack with as many."""
+    if not any(floors):
+        return floors
     rows = {engine: sizing.full_power_row(ledger.case, floor, engine=engine) for engine, floor in floors.items()}
     ledger.add(rows.values())
-    _, sla = ledger.table(list(rows.values()))
-    slo = ledger.case.request.slo
-    pressure = sla.utilisation / ledger.case.ceiling
-    for goal, predicted in ((slo.ttft, sla.ttft_seconds), (slo.tpot, sla.tpot_seconds)):
-        if goal is not None:
-            pressure = np.maximum(pressure, predicted / goal.seconds)
-    order = {engine: (floors[engine], float(pressure[at])) for at, engine in enumerate(floors) if engine}
-    best = sorted(order, key=lambda engine: order[engine])[: ledger.case.settings.grid_engine_finalists]
+    slo, order = ledger.case.request.slo, {}
+    for engine, (ttft, tpot, load) in zip(rows, ledger.figures(list(rows.values())), strict=True):
+        latencies = [value / goal.seconds for goal, value in ((slo.ttft, ttft), (slo.tpot, tpot)) if goal is not None]
+        order[engine] = floors[engine], max([load / ledger.case.ceiling, *latencies])
+    best = sorted(filter(None, order), key=lambda engine: order[engine])[: ledger.case.settings.grid_engine_finalists]
     return {engine: floor for engine, floor in floors.items() if engine == 0 or engine in best}
 
 
@@ -265,7 +264,7 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
     watts = np.full((3, len(rows)), math.nan)
     known = [index for index, row in enumerate(rows) if row in at]
     watts[:, known] = np.stack([answer.watts, answer.low_watts, answer.high_watts])
-    _, sla = search.ledger.table(rows)
+    figures = search.ledger.figures(rows)
     hold, waits = scale_down_hold(case), _waits(search, rows)
     result = []
     for index, row in enumerate(rows):
@@ -282,9 +281,9 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
                 low_watts=float(watts[1, index]),
                 high_watts=float(watts[2, index]),
                 move_watts=_move_watts(case, row),
-                ttft_seconds=float(sla.ttft_seconds[index]),
-                tpot_seconds=float(sla.tpot_seconds[index]),
-                utilisation=float(sla.utilisation[index]),
+                ttft_seconds=figures[index][0],
+                tpot_seconds=figures[index][1],
+                utilisation=figures[index][2],
             )
         )
     return result

@@ -7,7 +7,7 @@ that may be wanted goes into few calls.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -162,12 +162,22 @@ class Ledger:
 
     def table(self, rows: Sequence[Row]) -> tuple[Candidates, SlaPrediction]:
         """Known rows as the energy model takes them, in their order."""
+        candidates, sla = self._all()
+        at = np.array([self._at[row] for row in rows], dtype=int)
+        return _taken(candidates, at), _taken(sla, at)
+
+    def figures(self, rows: Sequence[Row]) -> list[tuple[float, float, float]]:
+        """Predicted TTFT and TPOT in seconds and utilisation of known rows, in their order."""
+        _, sla = self._all()
+        at = np.array([self._at[row] for row in rows], dtype=int)
+        columns = (sla.ttft_seconds[at], sla.tpot_seconds[at], sla.utilisation[at])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def _all(self) -> tuple[Candidates, SlaPrediction]:
         if len(self._chunks) > 1:
             candidates = _joined([chunk for chunk, _ in self._chunks])
             self._chunks = [(candidates, _joined([chunk for _, chunk in self._chunks]))]
-        at = np.array([self._at[row] for row in rows], dtype=int)
-        candidates, sla = self._chunks[0]
-        return _taken(candidates, at), _taken(sla, at)
+        return self._chunks[0]
 
 
 def violations(case: Case, sla: SlaPrediction) -> list[Binding]:
@@ -261,11 +271,11 @@ def _array(values: Sequence[float]) -> FloatArray:
 
 def _taken(table: Table, at: npt.NDArray[np.intp]) -> Table:
     values: dict[str, Any] = {item.name: getattr(table, item.name)[at] for item in fields(table)}
-    return replace(table, **values)
+    return type(table)(**values)
 
 
 def _joined(tables: Sequence[Table]) -> Table:
     values: dict[str, Any] = {
         item.name: np.concatenate([getattr(table, item.name) for table in tables]) for item in fields(tables[0])
     }
-    return replace(tables[0], **values)
+    return type(tables[0])(**values)
