@@ -9,7 +9,8 @@ from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.twin import counters
 from wattkeeper.twin.exporter import Exporter
 from wattkeeper.twin.exposition import GpuSample, VllmProfile, dcgm_text, vllm_text
-from wattkeeper.twin.replica import Replica, Request
+from wattkeeper.twin.replica import Replica
+from wattkeeper.twin.request import Request
 
 
 def busy_replica():

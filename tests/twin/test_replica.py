@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tests.twin.literal import Job, Literal
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.twin import counters, hardware
-from wattkeeper.twin.replica import Replica, Request, _least_steps
+from wattkeeper.twin.ramps import least_steps
+from wattkeeper.twin.replica import Replica
+from wattkeeper.twin.request import Request
 
 
 def small_hardware(*, blocks=64, sequences=8, batched=64, block_size=16, model_len=512):
@@ -172,7 +174,7 @@ def test_least_steps_is_least(first, increment, span):
     def total(k):
         return k * first + increment * (k * (k - 1) // 2)
 
-    k = _least_steps(first, increment, span)
+    k = least_steps(first, increment, span)
     assert k >= 1
     assert total(k) >= span
     assert k == 1 or total(k - 1) < span

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import Ledger, SloTargets
 from wattkeeper.twin.nodes import Gpu, Holder, Inventory
-from wattkeeper.twin.replica import Replica, Request
+from wattkeeper.twin.replica import Replica
+from wattkeeper.twin.request import Request
 from wattkeeper.twin.traces import Arrival
 
 ROUTER_PERIOD_SECONDS = 0.25

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wattkeeper.twin.replica import Request
+from wattkeeper.twin.request import Request
 
 FloatArray = npt.NDArray[np.float64]
 

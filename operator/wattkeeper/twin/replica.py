@@ -19,54 +19,16 @@ needs more than the cap, the card stays there and draws more, as real cards do.
 """
 
 import heapq
-import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 
 from wattkeeper.twin.counters import EngineCounters
 from wattkeeper.twin.hardware import ReplicaHardware
+from wattkeeper.twin.ramps import least_steps
+from wattkeeper.twin.request import FRONT_END_SECONDS, Request
 
 GOVERNOR_STEPS = 64
-FRONT_END_SECONDS = 0.005
-"""HTTP, tokeniser and detokeniser: seen by the client in TTFT and end-to-end time, no engine time."""
-
-
-class Request:
-    """One request on its way through a replica. Times in seconds; `cached` prompt tokens may come from the cache."""
-
-    __slots__ = (
-        "arrival", "base", "cached", "computed", "first_token", "generated", "last_token", "output", "preemptions",
-        "prompt", "scheduled", "sequence",
-    )  # fmt: skip
-
-    def __init__(self, arrival: float, prompt: int, output: int, cached: int = 0) -> None:
-        self.arrival = arrival
-        self.prompt = prompt
-        self.output = output
-        self.cached = cached
-        self.computed = 0
-        self.generated = 0
-        self.preemptions = 0
-        self.scheduled = -1.0
-        self.first_token = -1.0
-        self.last_token = -1.0
-        self.base = 0
-        """While decoding: tokens in the KV cache less the replica's decode step count."""
-        self.sequence = -1
-        """Entry number in the heap of completions; an entry with another number is void."""
-
-    @property
-    def ttft_seconds(self) -> float:
-        """Time from arrival to the first token."""
-        return self.first_token - self.arrival + FRONT_END_SECONDS
-
-    @property
-    def tpot_seconds(self) -> float:
-        """Mean time per output token after the first; 0 for one-token answers, as vLLM reports it."""
-        if self.output < 2:
-            return 0.0
-        return (self.last_token - self.first_token) / (self.output - 1)
 
 
 class Replica:
@@ -207,7 +169,7 @@ class Replica:
         stop = until
         if self._pending and not self.waiting and len(self.running) < self.hardware.max_num_seqs:
             stop = min(until, self._pending[0].arrival)
-        steps = min(steps, _least_steps(first, increment, stop - self.now))
+        steps = min(steps, least_steps(first, increment, stop - self.now))
         pairs = steps * (steps - 1) // 2
         seconds = steps * first + increment * pairs
         e0, en, ekv, _, _ = level.joules
@@ -448,17 +410,3 @@ class Replica:
         if fits(top):
             return top
         return max(0, bisect_left(range(top), True, key=lambda index: not fits(index)) - 1)
-
-
-def _least_steps(first: float, increment: float, span: float) -> int:
-    """The least number of steps (at least 1) whose durations `first + j increment` add up to `span` or more."""
-    if span <= first:
-        return 1
-    half = increment / 2
-    linear = first - half
-    steps = max(1, math.ceil(2 * span / (linear + math.sqrt(linear * linear + 4 * half * span))))
-    while steps > 1 and (steps - 1) * first + increment * ((steps - 1) * (steps - 2) // 2) >= span:
-        steps -= 1
-    while steps * first + increment * (steps * (steps - 1) // 2) < span:
-        steps += 1
-    return steps
