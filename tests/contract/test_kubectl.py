@@ -95,6 +95,24 @@ def test_wait_and_explain(api: Api, here: str, widgets: str) -> None:
     assert "replicas" in api.kubectl("explain", "widget.spec")
 
 
-def test_create_config_map_and_namespaced_things(api: Api, here: str) -> None:
-    api.kubectl("create", here, "configmap", "c", "--from-literal=k=v")
-    assert api.kubectl("get", here, "configmap", "c", "-o", "jsonpath={.data.k}") == "v"
+def test_create_small_things(api: Api, here: str, namespace: str) -> None:
+    api.kubectl("create", here, "configmap", "c", "--from-literal=k=v", "--from-literal=empty=")
+    assert json.loads(api.kubectl("get", here, "configmap", "c", "-o", "json"))["data"] == {"k": "v", "empty": ""}
+    api.kubectl("create", here, "secret", "generic", "s", "--from-literal=k=v")
+    assert api.kubectl("get", here, "secret", "s", "-o", "jsonpath={.data.k}") == "dg=="
+    api.kubectl("create", here, "serviceaccount", "someone")
+    assert "someone" in api.kubectl("get", here, "serviceaccounts")
+    inner = f"{namespace}-made"
+    assert "created" in api.kubectl("create", "namespace", inner)
+    api.kubectl("delete", "namespace", inner)
+
+
+def test_cordon(api: Api, namespace: str) -> None:
+    node = f"node-{namespace}"
+    api.request("POST", "/api/v1/nodes", {"metadata": {"name": node}})
+    try:
+        api.kubectl("cordon", node)
+        assert api.request("GET", f"/api/v1/nodes/{node}")["spec"]["unschedulable"] is True
+        assert "SchedulingDisabled" in api.kubectl("get", "node", node)
+    finally:
+        api.kubectl("delete", "node", node)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from wattkeeper.embedded import errors
+from wattkeeper.embedded import errors, protobuf
 from wattkeeper.embedded.options import DeleteOptions, WriteOptions
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -37,9 +37,11 @@ def form(accept: str, query: Mapping[str, str]) -> Form:
 
 
 def body(raw: bytes, content_type: str) -> Any:
-    """Parse a request body; raises ApiError 400 where it is neither JSON nor YAML, 415 for protobuf."""
-    if "protobuf" in content_type or "cbor" in content_type:
-        raise errors.not_acceptable_media("the embedded API takes JSON and YAML bodies only")
+    """Parse a request body; raises ApiError 400 where it is neither JSON nor YAML, 415 for CBOR and most protobuf."""
+    if "protobuf" in content_type:
+        return protobuf.decode(raw)
+    if "cbor" in content_type:
+        raise errors.not_acceptable_media("the embedded API takes JSON and YAML bodies")
     if not raw.strip():
         return None
     try:

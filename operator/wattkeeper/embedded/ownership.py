@@ -168,7 +168,9 @@ def merge(live: Any, config: Any, schema: Json) -> Any:
         for key, value in config.items():
             result[key] = merge(live[key], value, schemas.child(schema, key)) if key in live else clone(value)
         return result
-    if isinstance(config, list) and isinstance(live, list) and config:
+    if isinstance(config, list) and isinstance(live, list):
+        if not config and schema.get("x-kubernetes-list-type") in ("map", "set"):
+            return live
         keys = [fieldset.item_key(item, schema) for item in config]
         if None in keys:
             return clone(config)

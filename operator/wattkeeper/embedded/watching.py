@@ -130,7 +130,8 @@ async def stream(registry: Registry, wakers: Wakers, watch: Watch) -> AsyncItera
             if watch.initial_end:
                 first.append(writer.bookmark(version, _END))
             yield b"".join(first)
-        while not wakers.closing:
+        while True:
+            closing = wakers.closing
             woken.clear()
             try:
                 with registry.store.lock:
@@ -147,7 +148,7 @@ async def stream(registry: Registry, wakers: Wakers, watch: Watch) -> AsyncItera
             if lines:
                 yield b"".join(lines)
             left = deadline - time.monotonic()
-            if left <= 0:
+            if closing or left <= 0:
                 return
             try:
                 await asyncio.wait_for(woken.wait(), min(left, BOOKMARK_SECONDS))
