@@ -48,6 +48,12 @@ def test_unknown_fields_are_refused(api: Api, here: str) -> None:
     assert 'unknown field "spec.tpyo"' in said
 
 
+def test_unknown_kinds_are_told_apart_from_errors(api: Api, here: str) -> None:
+    body = yaml.safe_dump({"apiVersion": "unheard.of/v1", "kind": "Thing", "metadata": {"name": "a"}})
+    said = api.kubectl("apply", here, "-f", "-", stdin=body, check=False)
+    assert 'no matches for kind "Thing" in version "unheard.of/v1"' in said
+
+
 def test_printer_columns(api: Api, here: str, widgets: str) -> None:
     api.request("POST", widgets, widget("a"))
     api.merge(f"{widgets}/a/status", {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})

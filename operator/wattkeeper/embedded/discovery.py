@@ -6,6 +6,7 @@ from wattkeeper.embedded.crds import version_order
 from wattkeeper.embedded.resources import VERBS, Resource
 from wattkeeper.embedded.values import Json
 
+OPENAPI_V2 = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 VERSION: Json = {
     "major": "1",
     "minor": "36",

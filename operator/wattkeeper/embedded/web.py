@@ -90,6 +90,9 @@ class Face:
                 return web.Response(text="ok")
             case ["version"]:
                 return _answer(discovery.VERSION)
+            case ["openapi", "v2"]:
+                # An empty document in protobuf is no bytes at all; kubectl then leaves all validation to the server.
+                return web.Response(body=b"", headers={"Content-Type": discovery.OPENAPI_V2})
             case ["openapi", "v3"]:
                 return _answer(discovery.openapi_index(self._registry.resources()))
             case ["openapi", "v3", *rest]:
