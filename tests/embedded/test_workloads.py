@@ -116,7 +116,7 @@ def test_deployment_becomes_ready_pods(bench: Bench) -> None:
 
 
 def test_pod_is_ready_only_after_its_start_up_time(bench: Bench) -> None:
-    bench.startup = lambda _pod: 8.0
+    bench.startup = lambda _pod: 30.0
     begun = time.monotonic()
     bench.create("deployments", deployment("chat", 1))
     pod = eventually(lambda: next((pod for pod in bench.all("pods") if pod["status"].get("podIP")), None))
@@ -124,7 +124,7 @@ def test_pod_is_ready_only_after_its_start_up_time(bench: Bench) -> None:
     assert condition(pod, "Ready")["status"] == "False"
     assert bench.get("deployments", "chat").get("status", {}).get("readyReplicas", 0) == 0
     eventually(lambda: bench.settled("chat"))
-    assert time.monotonic() - begun >= 8.0 * 0.05
+    assert time.monotonic() - begun >= 30.0 * 0.05
 
 
 def test_scaling_up_waits_for_free_gpus(bench: Bench) -> None:

@@ -27,7 +27,7 @@ NAMESPACES = ("", "namespaces")
 class Registry:
     """Everything the API serves and the verbs on it."""
 
-    def __init__(self, *, history: int = 10_000, namespaces: Sequence[str] = ("default", "kube-system")) -> None:
+    def __init__(self, *, history: int = 2_000, namespaces: Sequence[str] = ("default", "kube-system")) -> None:
         self.store = Store(history=history)
         self._resources: dict[tuple[str, str, str], Resource] = {}
         for resource in builtin.RESOURCES:

@@ -39,7 +39,7 @@ class Shelf:
 class Store:
     """The memory behind the API; `history` bounds the changes kept per kind."""
 
-    def __init__(self, *, history: int = 10_000) -> None:
+    def __init__(self, *, history: int = 2_000) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = 1
