@@ -332,21 +332,30 @@ class HistoryEntry(ApiModel):
     applied: bool = Field(default=False, description="True where it was acted on, False for a recommendation.")
 
 
+class CorrectionStatus(ApiModel):
+    """What measured watts taught of the energy model. Logarithms of measured over predicted power."""
+
+    samples: int = Field(default=0, ge=0, description="Measurements taken in.")
+    bias_log: float = Field(default=0.0, description="Bias over minutes.")
+    slow_bias_log: float = Field(default=0.0, description="Bias over an hour.")
+    spread_log: float = Field(default=0.0, description="Mean distance to the bias.")
+    trusted: bool = Field(default=True, description="False where the model does not describe this service.")
+
+
 class MemoryStatus(ApiModel):
     """What the operator must remember across a restart."""
 
     last_scale_up: str | None = Field(default=None, description="Time of the last scale-up (RFC 3339).")
     last_scale_down: str | None = Field(default=None, description="Time of the last scale-down (RFC 3339).")
     last_rollout: str | None = Field(default=None, description="Time of the last change of arguments (RFC 3339).")
-    rollout_from: EngineStatus | None = Field(
-        default=None, description="Arguments before the roll-out under way, to go back to."
+    rolled_back: str | None = Field(
+        default=None, max_length=1024, description="Why the last roll-out of arguments was taken back."
     )
-    rollout_to: EngineStatus | None = Field(default=None, description="Arguments of the roll-out under way.")
     bad_engines: list[EngineStatus] = Field(
         default_factory=list, max_length=16, description="Arguments whose roll-out failed: not tried again."
     )
-    correction: dict[str, float] = Field(
-        default_factory=dict, description="State of the on-line correction of the energy model."
+    correction: CorrectionStatus | None = Field(
+        default=None, description="State of the on-line correction of the energy model."
     )
 
 

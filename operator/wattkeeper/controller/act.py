@@ -1,0 +1,265 @@
+"""Carries a plan out: scale, arguments, power caps.
+
+Looks at the live object again before it writes, and writes only if nobody else did in between.
+"""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wattkeeper.actuators import engine_args, power
+from wattkeeper.api.base import GROUP, VERSION
+from wattkeeper.api.conditions import ConditionType
+from wattkeeper.controller import rollout
+from wattkeeper.controller.caps import Node, PowerView
+from wattkeeper.controller.clock import to_rfc3339
+from wattkeeper.controller.kube import (
+    JSON_PATCH,
+    Kube,
+    KubeConflictError,
+    KubeError,
+    KubeNotFoundError,
+    Object,
+    node_power_cap_path,
+    workload_path,
+)
+from wattkeeper.controller.resolve import Problem, Service, ServiceKey
+from wattkeeper.domain.engine import EngineChange
+from wattkeeper.domain.errors import PatchRefusedError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one action."""
+
+    done: bool
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapWish:
+    """Power wanted for a service; both None: release its GPUs."""
+
+    service: Service
+    watts: float | None
+    clock_mhz: float | None
+
+
+@dataclass(kw_only=True)
+class Actor:
+    """Writes to the cluster on behalf of services.
+
+    Deleted services are locked out, so that a tick which began before a deletion cannot set their caps again.
+    """
+
+    kube: Kube
+    cap_ttl_seconds: float
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _gone: set[tuple[ServiceKey, str]] = field(default_factory=set)
+
+    def scale(self, service: Service, replicas: int) -> Outcome:
+        """Write the replica count through the scale subresource."""
+        kind = service.spec.target_ref.kind.value
+        path = workload_path(kind, service.namespace, service.spec.target_ref.name, "scale")
+        try:
+            live = self.kube.get(path)
+            if live["spec"].get("replicas", 0) != service.desired_replicas:
+                return _retry_later(f"replicas changed to {live['spec'].get('replicas')} while deciding")
+            self.kube.patch(
+                path, {"spec": {"replicas": replicas}}, resource_version=live["metadata"]["resourceVersion"]
+            )
+        except KubeConflictError:
+            return _retry_later("the target changed while deciding")
+        except KubeError as error:
+            return _failed(ConditionType.CONFLICT, "ScaleFailed", error)
+        return Outcome(done=True)
+
+    def change_engine(self, service: Service, change: EngineChange, *, now: float, slo_was_met: bool) -> Outcome:
+        """Patch the arguments in the target's pod template and leave a note to go back by. `now` is wall time."""
+        if service.target is None or service.container is None:
+            raise ValueError("only resolved services are changed")
+        try:
+            live = self._live_target(service)
+            pod_spec = live["spec"]["template"]["spec"]
+            patched = propose(service, pod_spec, change)
+        except PatchRefusedError as error:
+            return Outcome(
+                done=False, problem=Problem(condition=ConditionType.ROLLOUT, reason=error.reason, message=str(error))
+            )
+        except KubeError as error:
+            return _failed(ConditionType.ROLLOUT, "PatchFailed", error)
+        if not patched.changed:
+            return Outcome(done=False)
+        before = _fields(pod_spec, service.container)
+        note = rollout.Note(
+            container=service.container,
+            before=before,
+            change=change,
+            started_at=to_rfc3339(now),
+            slo_was_met=slo_was_met,
+        )
+        after = _fields(patched.pod_spec, service.container)
+        return self._patch_target(
+            service, rollout.container_patch(live, service.container, after, note.dump()), "PatchFailed"
+        )
+
+    def roll_back(self, service: Service, note: rollout.Note) -> Outcome:
+        """Put the arguments back that were there before a roll-out."""
+        try:
+            live = self._live_target(service)
+        except KubeError as error:
+            return _failed(ConditionType.ROLLOUT, "RollBackFailed", error)
+        operations = rollout.container_patch(live, note.container, note.before, None)
+        return self._patch_target(service, operations, "RollBackFailed")
+
+    def forget_rollout(self, service: Service) -> Outcome:
+        """Remove the note of a roll-out that went well."""
+        try:
+            live = self._live_target(service)
+        except KubeError as error:
+            return _failed(ConditionType.ROLLOUT, "NoteNotRemoved", error)
+        return self._patch_target(service, rollout.forget_patch(live), "NoteNotRemoved")
+
+    def _live_target(self, service: Service) -> Object:
+        return self.kube.get(
+            workload_path(service.spec.target_ref.kind.value, service.namespace, service.spec.target_ref.name)
+        )
+
+    def _patch_target(self, service: Service, operations: list[Object], reason: str) -> Outcome:
+        path = workload_path(service.spec.target_ref.kind.value, service.namespace, service.spec.target_ref.name)
+        try:
+            self.kube.patch(path, operations, content_type=JSON_PATCH)
+        except KubeConflictError:
+            return _retry_later("the target changed while deciding")
+        except KubeError as error:
+            return _failed(ConditionType.ROLLOUT, reason, error)
+        return Outcome(done=True)
+
+    def set_caps(self, wishes: Sequence[CapWish], view: PowerView) -> dict[ServiceKey, Problem]:
+        """Bring the NodePowerCaps to what is wished: at most one write per node, none where nothing changes.
+
+        Returns what went wrong, by service.
+        """
+        problems: dict[ServiceKey, Problem] = {}
+        by_node: dict[str, list[CapWish]] = defaultdict(list)
+        for wish in wishes:
+            owned = {node.name for node in view.nodes.values() if _owns(node, wish.service.owner)}
+            wanted = wish.service.nodes if wish.watts is not None or wish.clock_mhz is not None else frozenset()
+            for name in owned | wanted:
+                by_node[name].append(wish)
+        with self._lock:
+            for name, group in by_node.items():
+                live = [wish for wish in group if (wish.service.key, wish.service.uid) not in self._gone]
+                try:
+                    problems |= self._set_node(name, live, view)
+                except KubeConflictError:
+                    continue
+                except KubeError as error:
+                    for wish in live:
+                        problems[wish.service.key] = Problem(
+                            condition=ConditionType.POWER_ENFORCED, reason="CapNotWritten", message=str(error)
+                        )
+        return problems
+
+    def _set_node(self, name: str, wishes: Sequence[CapWish], view: PowerView) -> dict[ServiceKey, Problem]:
+        problems: dict[ServiceKey, Problem] = {}
+        node = view.nodes.get(name)
+        if node is None:
+            return problems
+        entries = [entry.model_dump(by_alias=True, exclude_none=True) for entry in node.entries]
+        devices = [device.model_dump(by_alias=True) for device in node.devices]
+        changed = False
+        for wish in wishes:
+            decision = power.decide_caps(
+                {"caps": entries},
+                gpus=[device.uuid for device in node.devices_of(wish.service.namespace, wish.service.pod_names)],
+                watts=wish.watts,
+                clock_mhz=wish.clock_mhz,
+                owner=wish.service.owner,
+                now_seconds=view.now_seconds,
+                ttl_seconds=self.cap_ttl_seconds,
+                devices=devices,
+            )
+            if decision.conflicts:
+                problems[wish.service.key] = Problem(
+                    condition=ConditionType.CONFLICT,
+                    reason=decision.conflicts[0].reason,
+                    message=f"node {name}: {'; '.join(item.message for item in decision.conflicts)}",
+                )
+            if decision.caps is not None:
+                entries, changed = decision.caps, True
+        if changed:
+            self.kube.patch(
+                node_power_cap_path(name), {"spec": {"caps": entries}}, resource_version=node.resource_version
+            )
+        return problems
+
+    def ensure_nodes(self, names: Sequence[str], view: PowerView) -> None:
+        """Create the NodePowerCap of nodes that have none, empty, for their agents to report in."""
+        for name in names:
+            if name in view.nodes or not view.served:
+                continue
+            body: dict[str, Any] = {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": "NodePowerCap",
+                "metadata": {"name": name},
+                "spec": {"caps": []},
+            }
+            try:
+                self.kube.create(node_power_cap_path(), body)
+            except KubeConflictError:
+                continue
+            except KubeError as error:
+                _log.warning("the NodePowerCap of node %s cannot be created: %s", name, error)
+
+    def release(self, key: ServiceKey, uid: str) -> None:
+        """Remove every cap of a deleted service, and lock the service out. Raises KubeError where a node refuses."""
+        owner = f"{key[0]}/{key[1]}"
+        with self._lock:
+            self._gone.add((key, uid))
+            try:
+                found = self.kube.get(node_power_cap_path()).get("items") or []
+            except KubeNotFoundError:
+                return
+            for body in found:
+                kept = power.release(body.get("spec"), owner=owner)
+                if kept is not None:
+                    self.kube.patch(
+                        node_power_cap_path(body["metadata"]["name"]),
+                        {"spec": {"caps": kept}},
+                        resource_version=body["metadata"]["resourceVersion"],
+                    )
+
+
+def propose(service: Service, pod_spec: Object, change: EngineChange) -> engine_args.EnginePatch:
+    """The pod spec with other engine arguments. Raises PatchRefusedError with the reason where it cannot be done."""
+    return engine_args.patch_engine(
+        pod_spec,
+        container=service.container,
+        change=change,
+        kv_cache_dtypes=service.levers.engine.kv_cache_dtype,
+        kv_bytes_per_token=service.profile.kv_bytes_per_token if service.profile is not None else None,
+    )
+
+
+def _owns(node: Node, owner: str) -> bool:
+    return any(entry.owner == owner for entry in node.entries)
+
+
+def _fields(pod_spec: Object, container: str) -> dict[str, Any]:
+    found = next(item for item in pod_spec["containers"] if item["name"] == container)
+    return {name: found[name] for name in rollout.FIELDS if name in found}
+
+
+def _retry_later(why: str) -> Outcome:
+    _log.info("nothing written: %s; deciding again on the next tick", why)
+    return Outcome(done=False)
+
+
+def _failed(condition: ConditionType, reason: str, error: KubeError) -> Outcome:
+    return Outcome(done=False, problem=Problem(condition=condition, reason=reason, message=str(error)))

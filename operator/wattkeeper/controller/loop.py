@@ -1,0 +1,626 @@
+"""The fleet loop: one pass over all services, in numbered steps, in a thread of its own.
+
+1 look at the cluster; 2 observe; 3 forecast; 4 learn and keep accounts; 5 plan (one call for the fleet); 6 look again
+and act; 7 write status where it changed. What goes wrong with one service becomes that service's condition; the others
+go on.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from wattkeeper.api.conditions import Condition, ConditionType, Status, update
+from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus, Mode
+from wattkeeper.controller import account, caps, rollout, status
+from wattkeeper.controller import cache as cluster
+from wattkeeper.controller.act import Actor, CapWish, propose
+from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
+from wattkeeper.controller.events import Recorder
+from wattkeeper.controller.kube import (
+    Kube,
+    KubeConflictError,
+    KubeError,
+    KubeNotFoundError,
+    Object,
+    service_path,
+)
+from wattkeeper.controller.measure import Measurements
+from wattkeeper.controller.metrics import OperatorMetrics
+from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
+from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.controller.state import ServiceState, restore
+from wattkeeper.domain.errors import PatchRefusedError
+from wattkeeper.domain.observation import ServiceObservation
+from wattkeeper.domain.plan import Plan, PlanReason, Target
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.forecast import rates
+from wattkeeper.planner import plan as planning
+from wattkeeper.planner.types import PlanRequest
+from wattkeeper.telemetry.observe import observe
+
+_log = logging.getLogger(__name__)
+
+_GUARDS = (PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION)
+_NOTABLE = (
+    ConditionType.TARGET_RESOLVED,
+    ConditionType.METRICS_AVAILABLE,
+    ConditionType.SLO_SATISFIABLE,
+    ConditionType.SLO_MET,
+    ConditionType.POWER_ENFORCED,
+    ConditionType.ROLLOUT,
+    ConditionType.CONFLICT,
+    ConditionType.MODEL_TRUSTED,
+)
+
+
+@dataclass(kw_only=True)
+class _Entry:
+    """One service on its way through a tick."""
+
+    service: Service
+    state: ServiceState
+    current: Target
+    report: caps.CapReport | None
+    observation: ServiceObservation | None = None
+    plan: Plan | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def acting(self) -> bool:
+        """True where the plan may be carried out."""
+        spec = self.service.spec
+        return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None
+
+
+@dataclass(kw_only=True)
+class FleetLoop:
+    """The loop and what it works with. `tick` may be called directly; `start` runs it every `tick_seconds`."""
+
+    cache: cluster.ClusterCache
+    kube: Kube
+    actor: Actor
+    recorder: Recorder
+    measurements: Measurements
+    energy: EnergyModel
+    settings: OperatorSettings
+    clock: Clock
+    metrics: OperatorMetrics
+    states: dict[ServiceKey, ServiceState] = field(default_factory=dict)
+    last_success: float | None = None
+    """Wall time of the last tick that succeeded."""
+    _uids: dict[ServiceKey, str] = field(default_factory=dict)
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self.resolver = Resolver(
+            cache=self.cache, conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up
+        )
+
+    def start(self) -> None:
+        """Run in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="fleet-loop", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the tick under way."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def wake(self) -> None:
+        """Tick soon: a service was created or changed."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self.tick()
+            except Exception:
+                self.metrics.ticks.labels("error").inc()
+                _log.exception("a pass of the fleet loop failed; the next one starts afresh")
+            else:
+                self.metrics.ticks.labels("success").inc()
+                self.last_success = self.clock.wall()
+                self.metrics.last_success.set(self.last_success)
+            took = time.monotonic() - began
+            self.metrics.tick_seconds.observe(took)
+            # Woken early, the loop still leaves a fifth of the interval between two passes.
+            self._wake.wait(max(0.0, self.settings.tick_seconds - took))
+            self._wake.clear()
+            self._stopping.wait(max(0.0, 0.2 * self.settings.tick_seconds - took))
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.metrics.step_seconds.labels(name).inc(time.perf_counter() - began)
+
+    def tick(self) -> None:
+        """One pass over all services."""
+        wall = self.clock.wall()
+        with self._step("resolve"):
+            bodies = [body for body in self.cache.objects(cluster.SERVICES) if not _leaving(body)]
+            services, invalid = self.resolver.resolve_all(bodies, now_seconds=wall)
+            view = caps.view(self.cache, now_seconds=wall, agent_max_age_seconds=self.settings.agent_max_age_seconds)
+            self._forget_all_but({(body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies})
+            entries = [self._enter(service, view) for service in services]
+            self.measurements.aim(services, self._node_addresses())
+        with self._step("observe"):
+            for entry in entries:
+                self._observe(entry, view, wall)
+        with self._step("account"):
+            self._account(entries)
+        with self._step("plan"):
+            self._plan(entries)
+        with self._step("act"):
+            for entry in entries:
+                self._act(entry, wall)
+            self._set_caps(entries, view)
+        with self._step("status"):
+            for entry in entries:
+                self._write_status(entry, wall)
+            for body in bodies:
+                key = (body["metadata"]["namespace"], body["metadata"]["name"])
+                if key in invalid:
+                    self._write_invalid(body, invalid[key], wall)
+        self._export(entries)
+
+    # 1 look
+
+    def _enter(self, service: Service, view: caps.PowerView) -> _Entry:
+        state = self.states.get(service.key)
+        if state is None or self._uids.get(service.key) != service.uid:
+            state = restore(service.status, clock=self.clock, forecast=self.settings.forecast)
+            self.states[service.key], self._uids[service.key] = state, service.uid
+        watts, clock_mhz = view.current(service)
+        current = Target(
+            replicas=service.desired_replicas, power_cap_watts=watts, clock_mhz=clock_mhz, engine=service.engine
+        )
+        acting = service.spec.mode is Mode.ENFORCE
+        since = None if state.last_cap_move is None else self.clock.wall_time(state.last_cap_move)
+        return _Entry(
+            service=service,
+            state=state,
+            current=current,
+            report=view.report(service, acting=acting, asked_since=since),
+        )
+
+    def _forget_all_but(self, alive: set[ServiceKey]) -> None:
+        for key in set(self.states) - alive:
+            del self.states[key]
+            self._uids.pop(key, None)
+            self.resolver.forget(key)
+            self.recorder.forget(key)
+            self.metrics.forget(*key)
+
+    def _node_addresses(self) -> dict[str, str]:
+        found = {}
+        for node in self.cache.objects(cluster.NODES):
+            for address in (node.get("status") or {}).get("addresses") or []:
+                if address["type"] == "InternalIP":
+                    found[node["metadata"]["name"]] = address["address"]
+        return found
+
+    # 2 observe
+
+    def _observe(self, entry: _Entry, view: caps.PowerView, wall: float) -> None:
+        service, state = entry.service, entry.state
+        if service.target is None:
+            return
+        snapshot, error = self.measurements.of(service)
+        if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
+            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=snapshot)
+        observation = observe(
+            pods=service.pod_names,
+            namespace=service.namespace,
+            snapshot=snapshot,
+            snapshot_error=error,
+            now_seconds=wall,
+            max_age_seconds=service.spec.metrics.max_age,
+            slo=service.slo,
+            last_workload=state.workload,
+            dispersion=state.dispersion.value,
+            gpus_per_pod=service.gpus_per_replica,
+            gpus_by_pod=view.gpus(service),
+        )
+        entry.observation = observation
+        if observation.workload is not None and observation.state.usable:
+            state.workload = observation.workload
+            if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
+                state.rates.append(
+                    self.clock.decision_time(snapshot.time_seconds), observation.workload.requests_per_second
+                )
+        if snapshot is not None:
+            state.snapshot_seen = snapshot.time_seconds
+
+    # 3, 4 forecast, learn
+
+    def _account(self, entries: Sequence[_Entry]) -> None:
+        accounts = [
+            account.Account(
+                service=entry.service, state=entry.state, observation=entry.observation, current=entry.current
+            )
+            for entry in entries
+            if entry.observation is not None
+        ]
+        now = self.clock.now()
+        for item in accounts:
+            if not item.state.savings.since:
+                item.state.savings.since = to_rfc3339(self.clock.wall())
+        account.keep_accounts(accounts, energy=self.energy, now=now)
+
+    # 5 plan
+
+    def _plan(self, entries: Sequence[_Entry]) -> None:
+        asked = []
+        requests = []
+        for entry in entries:
+            request = self._request(entry)
+            if request is not None:
+                asked.append(entry)
+                requests.append(request)
+        for entry, decided in zip(
+            asked, planning.plan(requests, energy=self.energy, settings=self.settings.planner), strict=True
+        ):
+            self._decide(entry, decided)
+
+    def _request(self, entry: _Entry) -> PlanRequest | None:
+        service, state, observation = entry.service, entry.state, entry.observation
+        if service.spec.paused or service.spec.mode is Mode.OBSERVE:
+            state.plan = None if service.spec.mode is Mode.OBSERVE else state.plan
+            return None
+        if observation is None or service.profile is None:
+            state.plan = None
+            return None
+        now = self.clock.now()
+        startup = self._startup_seconds(service)
+        forecast = rates.plan_rates(
+            state.rates,
+            now_seconds=now,
+            startup_seconds=startup,
+            dispersion=observation.workload.dispersion if observation.workload is not None else 1.0,
+            settings=self.settings.forecast,
+        )
+        enforcing = service.spec.mode is Mode.ENFORCE
+        return PlanRequest(
+            key=service.owner,
+            now_seconds=now,
+            slo=service.slo,
+            levers=service.levers,
+            profile=service.profile,
+            observation=observation,
+            planned_rate=None if forecast is None else forecast.planned,
+            planned_rate_stabilised=None if forecast is None else forecast.stabilised,
+            current=entry.current,
+            memory=state.memory(),
+            ready_replicas=service.ready_replicas,
+            startup_seconds=startup,
+            power_lever=entry.report is not None and (entry.report.usable or not enforcing),
+            rollout_allowed=service.engine_refusal is None
+            and not service.rolling_out
+            and rollout.read_note(service.target or {"metadata": {}}) is None,
+            trusted=state.correction.trusted and self.energy.trusted,
+            margin=state.latency_margin,
+            bad_engines=tuple(state.bad_engines),
+            free_gpus=service.free_gpus,
+            metrics_max_age_seconds=service.spec.metrics.max_age,
+        )
+
+    def _startup_seconds(self, service: Service) -> float:
+        measured = sorted(filter(None, map(_pod_startup_seconds, service.pods)))
+        if not measured:
+            return self.settings.default_startup_seconds
+        return measured[len(measured) // 2] * self.clock.speed_up
+
+    def _decide(self, entry: _Entry, decided: Plan) -> None:
+        state, before = entry.state, entry.state.plan
+        entry.plan = state.plan = decided
+        if decided.reason in _GUARDS:
+            state.last_guard = self.clock.now()
+        self.metrics.decisions.labels(*entry.service.key, decided.reason.value).inc()
+        change = status.describe_change(entry.current, decided.target, decided.engine_change)
+        if before is None or before.target != decided.target or not state.decided_at:
+            state.decided_at = to_rfc3339(self.clock.wall())
+            if change:
+                state.remember(
+                    HistoryEntry(
+                        time=state.decided_at, reason=decided.reason.value, change=change, applied=entry.acting
+                    )
+                )
+        if before is None or before.engine_change != decided.engine_change:
+            state.engine_diff = self._engine_diff(entry.service, decided)
+
+    def _engine_diff(self, service: Service, decided: Plan) -> str | None:
+        if not decided.engine_change or service.target is None or service.engine_refusal is not None:
+            return None
+        try:
+            return propose(service, service.target["spec"]["template"]["spec"], decided.engine_change).diff
+        except PatchRefusedError as error:
+            return f"refused: {error}"
+
+    # 6 act
+
+    def _act(self, entry: _Entry, wall: float) -> None:
+        if not entry.acting:
+            return
+        try:
+            self._see_rollout(entry, wall)
+            if entry.plan is not None:
+                self._act_on_replicas(entry, entry.plan, wall)
+                self._act_on_engine(entry, entry.plan, wall)
+        except Exception:
+            _log.exception("acting on %s failed", entry.service.owner)
+            entry.problems.append(
+                Problem(
+                    condition=ConditionType.ROLLOUT,
+                    reason="InternalError",
+                    message="acting failed in an unexpected way; the operator's log has the trace",
+                )
+            )
+
+    def _act_on_replicas(self, entry: _Entry, decided: Plan, wall: float) -> None:
+        service, state = entry.service, entry.state
+        now = self.clock.now()
+        wanted, have = decided.target.replicas, service.desired_replicas
+        if wanted == have or not service.replicas_are_ours:
+            return
+        outcome = self.actor.scale(service, wanted)
+        self._count(service, "scale", outcome.problem)
+        if outcome.problem is not None:
+            entry.problems.append(outcome.problem)
+        if not outcome.done:
+            return
+        if wanted > have:
+            state.last_scale_up = now
+        else:
+            state.last_scale_down = now
+        self.recorder.normal(
+            service,
+            "ScaledUp" if wanted > have else "ScaledDown",
+            f"replicas {have} -> {wanted}: {decided.message}",
+            now=wall,
+        )
+
+    def _act_on_engine(self, entry: _Entry, decided: Plan, wall: float) -> None:
+        service, state = entry.service, entry.state
+        if not decided.engine_change or service.engine_refusal is not None or service.rolling_out:
+            return
+        if decided.target.replicas < service.desired_replicas:
+            return  # one disruptive action per service and tick
+        met = entry.observation is not None and not status.missed_targets(service.slo, entry.observation)
+        outcome = self.actor.change_engine(service, decided.engine_change, now=wall, slo_was_met=met)
+        self._count(service, "engine", outcome.problem)
+        if outcome.problem is not None:
+            entry.problems.append(outcome.problem)
+        if outcome.done:
+            state.last_rollout, state.rolled_back = self.clock.now(), None
+            change = status.describe_change(entry.current, entry.current, decided.engine_change)
+            self.recorder.normal(service, "RolloutStarted", f"{change}: {decided.message}", now=wall)
+
+    def _see_rollout(self, entry: _Entry, wall: float) -> None:
+        service, state = entry.service, entry.state
+        note = rollout.read_note(service.target) if service.target is not None else None
+        if note is None:
+            return
+        verdict, why = rollout.judge(note, service, entry.observation, clock=self.clock, settings=self.settings)
+        if verdict is rollout.Verdict.COMPLETE:
+            self.actor.forget_rollout(service)
+        elif verdict is rollout.Verdict.FAILED:
+            outcome = self.actor.roll_back(service, note)
+            self._count(service, "rollback", outcome.problem)
+            if outcome.problem is not None:
+                entry.problems.append(outcome.problem)
+            if outcome.done:
+                state.bad_engines = [*state.bad_engines, note.change]
+                state.rolled_back = f"{why}; the arguments went back, and these are not tried again"
+                self.recorder.warning(service, "RolledBack", state.rolled_back, now=wall)
+                entry.plan = None  # the plan was made for arguments that are just going away
+
+    def _set_caps(self, entries: Sequence[_Entry], view: caps.PowerView) -> None:
+        wishes = []
+        nodes: set[str] = set()
+        for entry in entries:
+            wish = self._cap_wish(entry)
+            if wish is None:
+                continue
+            wishes.append(wish)
+            if entry.report is not None and entry.acting:
+                nodes |= entry.service.nodes
+            before = (entry.current.power_cap_watts, entry.current.clock_mhz)
+            if (wish.watts, wish.clock_mhz) != before:
+                entry.state.last_cap_move = self.clock.now()
+                self._count(entry.service, "cap", None)
+        self.actor.ensure_nodes(sorted(nodes), view)
+        problems = self.actor.set_caps(wishes, view)
+        for entry in entries:
+            problem = problems.get(entry.service.key)
+            if problem is not None:
+                entry.problems.append(problem)
+
+    def _cap_wish(self, entry: _Entry) -> CapWish | None:
+        """Power wanted for a service. Leaving Enforce, losing the lever or the target releases its GPUs."""
+        service, decided = entry.service, entry.plan
+        enforcing = service.spec.mode is Mode.ENFORCE
+        if not enforcing or entry.report is None or service.target is None:
+            return CapWish(service=service, watts=None, clock_mhz=None)
+        if decided is None:  # paused, or nothing could be decided: what is set stays, and is renewed
+            if service.spec.paused:
+                return CapWish(service=service, watts=entry.current.power_cap_watts, clock_mhz=entry.current.clock_mhz)
+            return CapWish(service=service, watts=None, clock_mhz=None)
+        return CapWish(service=service, watts=decided.target.power_cap_watts, clock_mhz=decided.target.clock_mhz)
+
+    def _count(self, service: Service, action: str, problem: Problem | None) -> None:
+        counter = self.metrics.actions if problem is None else self.metrics.action_errors
+        counter.labels(*service.key, action).inc()
+
+    # 7 status
+
+    def _write_status(self, entry: _Entry, wall: float) -> None:
+        service, state = entry.service, entry.state
+        findings = status.Findings(
+            service=service,
+            observation=entry.observation,
+            current=entry.current,
+            caps=entry.report,
+            problems=tuple(entry.problems),
+            energy_trusted=self.energy.trusted,
+        )
+        built = status.build(
+            findings, state, now_text=to_rfc3339(wall), to_text=lambda time: to_rfc3339(self.clock.wall_time(time))
+        )
+        before = state.written
+        if before is not None and not self._worth_writing(before, built, wall - state.written_at):
+            return
+        if self._patch_status(service.namespace, service.name, before, built):
+            self._tell(service, before, built, wall)
+            state.written, state.written_at = built, wall
+
+    def _worth_writing(self, before: InferenceServiceStatus, after: InferenceServiceStatus, age: float) -> bool:
+        quiet = {"observed": before.observed, "savings": before.savings, "memory": before.memory}
+        power = {"power_cap_watts": before.applied.power_cap_watts}
+        steady = after.model_copy(
+            update={
+                **quiet,
+                "applied": after.applied.model_copy(update=power),
+                "plan": after.plan.model_copy(
+                    update={
+                        name: getattr(before.plan, name)
+                        for name in ("message", "predicted", "planned_qps", "runner_up")
+                        if before.plan.reason == after.plan.reason
+                    }
+                ),
+                "conditions": [_without_message(item) for item in after.conditions],
+            }
+        )
+        known = before.model_copy(update={"conditions": [_without_message(item) for item in before.conditions]})
+        if steady != known:
+            return True
+        return age >= self.settings.observed_refresh_seconds and after != before
+
+    def _patch_status(
+        self, namespace: str, name: str, before: InferenceServiceStatus | None, after: InferenceServiceStatus
+    ) -> bool:
+        try:
+            self.kube.patch(service_path(namespace, name, "status"), {"status": status_patch(before, after)})
+        except (KubeNotFoundError, KubeConflictError):
+            return False
+        except KubeError as error:
+            _log.warning("the status of %s/%s was not written: %s", namespace, name, error)
+            return False
+        return True
+
+    def _tell(
+        self, service: Service, before: InferenceServiceStatus | None, after: InferenceServiceStatus, wall: float
+    ) -> None:
+        """One event where a condition turned."""
+        old = {item.type: item for item in before.conditions} if before is not None else {}
+        for item in after.conditions:
+            known = old.get(item.type)
+            if item.type not in _NOTABLE or (known is not None and known.status == item.status):
+                continue
+            good = Status.FALSE if item.type == ConditionType.CONFLICT else Status.TRUE
+            if item.status == good and known is not None and known.status != Status.UNKNOWN:
+                self.recorder.normal(service, f"{item.type}Restored", item.message or item.reason, now=wall)
+            elif item.status not in (good, Status.UNKNOWN):
+                self.recorder.warning(service, item.reason, item.message, now=wall)
+
+    def _write_invalid(self, body: Object, message: str, wall: float) -> None:
+        meta = body["metadata"]
+        existing = [Condition.model_validate(item) for item in (body.get("status") or {}).get("conditions") or []]
+        wanted = [Condition(type=ConditionType.READY, status=Status.FALSE, reason="InvalidSpec", message=message)]
+        if existing and (existing[0].reason, existing[0].message) == ("InvalidSpec", message):
+            return
+        found = update(existing, wanted, now=to_rfc3339(wall), generation=meta.get("generation", 0))
+        self._patch_status(
+            meta["namespace"],
+            meta["name"],
+            None,
+            InferenceServiceStatus(
+                observed_generation=meta.get("generation", 0), phase="Degraded", conditions=list(found)
+            ),
+        )
+
+    def _export(self, entries: Sequence[_Entry]) -> None:
+        modes = dict.fromkeys(Mode, 0)
+        for entry in entries:
+            modes[entry.service.spec.mode] += 1
+            labels, state = entry.service.key, entry.state
+            if state.plan is not None:
+                self.metrics.plan_replicas.labels(*labels).set(state.plan.target.replicas)
+                self.metrics.plan_cap.labels(*labels).set(state.plan.target.power_cap_watts or 0.0)
+                if state.plan.prediction is not None:
+                    self.metrics.predicted_watts.labels(*labels).set(
+                        state.plan.prediction.power_watts * state.correction.factor
+                    )
+            if entry.observation is not None and entry.observation.power_watts is not None:
+                self.metrics.observed_watts.labels(*labels).set(entry.observation.power_watts)
+            if entry.observation is not None and entry.observation.workload is not None:
+                self.metrics.observed_rate.labels(*labels).set(entry.observation.workload.requests_per_second)
+            self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
+            self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
+            for item in state.written.conditions if state.written is not None else ():
+                value = {Status.TRUE: 1.0, Status.FALSE: 0.0, Status.UNKNOWN: -1.0}[item.status]
+                self.metrics.condition.labels(*labels, item.type).set(value)
+        for mode, count in modes.items():
+            self.metrics.services.labels(mode.value).set(count)
+        for (verb, code), count in list(self.kube.requests.items()):
+            self.metrics.api_requests.labels(verb, str(code)).set(count)
+
+
+def status_patch(before: InferenceServiceStatus | None, after: InferenceServiceStatus) -> Object:
+    """Merge patch from one status to the next: what vanished is null."""
+    new: Object = after.model_dump(by_alias=True, mode="json")
+    old: Object = before.model_dump(by_alias=True, mode="json") if before is not None else {}
+    return _difference(old, new)
+
+
+def _difference(old: Object, new: Object) -> Object:
+    patch: Object = {}
+    for name, value in new.items():
+        known = old.get(name)
+        if isinstance(value, dict) and isinstance(known, dict):
+            inner = _difference(known, value)
+            if inner:
+                patch[name] = inner
+        elif value != known:
+            patch[name] = _bare(value) if isinstance(value, list | dict) else value
+    for name in old.keys() - new.keys():
+        patch[name] = None
+    return patch
+
+
+def _bare(value: object) -> object:
+    """Without nulls, which mean "remove" in a patch and nothing inside a list."""
+    if isinstance(value, dict):
+        return {name: _bare(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_bare(item) for item in value]
+    return value
+
+
+def _without_message(condition: Condition) -> Condition:
+    return condition.model_copy(update={"message": ""})
+
+
+def _leaving(body: Object) -> bool:
+    return bool(body["metadata"].get("deletionTimestamp"))
+
+
+def _pod_startup_seconds(pod: Object) -> float | None:
+    """From being scheduled to being ready, wall time; None where the pod's conditions do not tell."""
+    times = {
+        item["type"]: from_rfc3339(item.get("lastTransitionTime"))
+        for item in (pod.get("status") or {}).get("conditions") or []
+        if item["status"] == "True"
+    }
+    scheduled, ready = times.get("PodScheduled"), times.get("Ready")
+    if scheduled is None or ready is None or ready <= scheduled:
+        return None
+    return ready - scheduled

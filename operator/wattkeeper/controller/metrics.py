@@ -1,0 +1,85 @@
+"""The operator's own Prometheus metrics: all of them, in one place."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SERVICE = ("namespace", "service")
+
+
+class OperatorMetrics:
+    """Metrics of one operator process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.tick_seconds = Histogram(
+            "wattkeeper_loop_tick_seconds",
+            "Time of one pass of the fleet loop",
+            buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60),
+            registry=self.registry,
+        )
+        self.step_seconds = Counter(
+            "wattkeeper_loop_step_seconds", "Time spent in a step of the loop", ("step",), registry=self.registry
+        )
+        self.ticks = Counter("wattkeeper_loop_ticks", "Passes by result", ("result",), registry=self.registry)
+        self.services = Gauge("wattkeeper_loop_services", "InferenceServices kept", ("mode",), registry=self.registry)
+        self.last_success = Gauge(
+            "wattkeeper_loop_last_success_timestamp_seconds", "When a pass last succeeded", registry=self.registry
+        )
+        self.api_requests = Gauge(
+            "wattkeeper_kubernetes_requests_total",
+            "API requests by verb and code",
+            ("verb", "code"),
+            registry=self.registry,
+        )
+        self.actions = Counter(
+            "wattkeeper_actuator_actions", "Actions taken", (*_SERVICE, "action"), registry=self.registry
+        )
+        self.action_errors = Counter(
+            "wattkeeper_actuator_errors", "Actions that failed", (*_SERVICE, "action"), registry=self.registry
+        )
+        self.decisions = Counter(
+            "wattkeeper_planner_decisions", "Plans by reason", (*_SERVICE, "reason"), registry=self.registry
+        )
+        self.plan_replicas = Gauge(
+            "wattkeeper_plan_replicas",
+            "Replicas wanted; with control External this is the number for KEDA or an HPA",
+            _SERVICE,
+            registry=self.registry,
+        )
+        self.plan_cap = Gauge(
+            "wattkeeper_plan_power_cap_watts", "GPU power limit wanted, 0 = none", _SERVICE, registry=self.registry
+        )
+        self.predicted_watts = Gauge(
+            "wattkeeper_plan_predicted_watts", "Power expected of the plan", _SERVICE, registry=self.registry
+        )
+        self.observed_watts = Gauge(
+            "wattkeeper_observed_power_watts", "Measured power of all GPUs", _SERVICE, registry=self.registry
+        )
+        self.observed_rate = Gauge(
+            "wattkeeper_observed_requests_per_second", "Measured arrival rate", _SERVICE, registry=self.registry
+        )
+        self.energy = Gauge(
+            "wattkeeper_savings_energy_joules",
+            "Measured energy since the account began",
+            _SERVICE,
+            registry=self.registry,
+        )
+        self.counterfactual = Gauge(
+            "wattkeeper_savings_counterfactual_joules",
+            "Energy that the named counterfactual would have taken, predicted",
+            _SERVICE,
+            registry=self.registry,
+        )
+        self.condition = Gauge(
+            "wattkeeper_service_condition",
+            "1 = True, 0 = False, -1 = Unknown",
+            (*_SERVICE, "type"),
+            registry=self.registry,
+        )
+
+    def forget(self, namespace: str, service: str) -> None:
+        """Drop the series of a deleted service."""
+        for metric in vars(self).values():
+            names = getattr(metric, "_labelnames", ())
+            if tuple(names[:2]) == _SERVICE:
+                for labels in [key for key in metric._metrics if key[:2] == (namespace, service)]:
+                    metric.remove(*labels)

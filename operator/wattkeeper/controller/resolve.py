@@ -1,0 +1,501 @@
+"""From an InferenceService to everything that its decision rests on: target, container, pods, accelerator, profile.
+
+Reads the cluster cache only. What cannot be resolved becomes a `Problem`: the condition that will say so.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pydantic
+
+from wattkeeper.actuators import engine_args, ownership, rollout, scale
+from wattkeeper.api import convert
+from wattkeeper.api.conditions import ConditionType
+from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus, TargetKind
+from wattkeeper.api.model_profile import ModelProfileSpec
+from wattkeeper.controller import cache as cluster
+from wattkeeper.controller.clock import from_rfc3339, to_rfc3339
+from wattkeeper.controller.kube import FIELD_MANAGER, Object
+from wattkeeper.domain import plan
+from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.domain.errors import PatchRefusedError, UnknownAcceleratorError, UnknownModelError
+from wattkeeper.physics import catalogue, profiles
+from wattkeeper.physics.profile import ServingProfile
+
+ServiceKey = tuple[str, str]
+"""(namespace, name)."""
+
+_GPU_LABELS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why something could not be resolved."""
+
+    condition: ConditionType
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One InferenceService as the loop works with it. What could not be resolved is None and named in `problems`."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus
+    slo: plan.Slo
+    levers: plan.Levers
+    target: Object | None = None
+    container: str | None = None
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    desired_replicas: int = 0
+    ready_replicas: int = 0
+    rolling_out: bool = False
+    pods: tuple[Object, ...] = ()
+    """Ready pods that are not on their way out."""
+    accelerator: str | None = None
+    gpus_per_replica: int = 1
+    profile: ServingProfile | None = None
+    free_gpus: int | None = None
+    engine_refusal: Problem | None = None
+    """Why engine arguments cannot be patched, where they cannot."""
+    conflict: Problem | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def key(self) -> ServiceKey:
+        """(namespace, name)."""
+        return (self.namespace, self.name)
+
+    @property
+    def owner(self) -> str:
+        """How the service signs its power caps."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def pod_names(self) -> tuple[str, ...]:
+        """Names of the ready pods."""
+        return tuple(pod["metadata"]["name"] for pod in self.pods)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Nodes of the ready pods."""
+        return frozenset(pod["spec"]["nodeName"] for pod in self.pods if pod["spec"].get("nodeName"))
+
+    @property
+    def replicas_are_ours(self) -> bool:
+        """True where the operator, and nobody else, writes the replica count."""
+        lever = self.levers.replicas
+        return lever is not None and lever.control is plan.ReplicaControl.DIRECT and self.conflict is None
+
+
+class InvalidServiceError(Exception):
+    """The object does not fit its own schema (an API server without our CRD, or a newer one)."""
+
+
+@dataclass(kw_only=True)
+class Resolver:
+    """Resolves all services against the cache; keeps parsed specs and profiles by object version."""
+
+    cache: cluster.ClusterCache
+    conflict_hold_seconds: float
+    """Wall time for which somebody else's change is respected."""
+    readings: "EngineReadings" = field(default_factory=lambda: EngineReadings())
+    _parsed: dict[ServiceKey, tuple[str, InferenceServiceSpec, InferenceServiceStatus]] = field(default_factory=dict)
+
+    def parse(self, body: Object) -> tuple[InferenceServiceSpec, InferenceServiceStatus]:
+        """Spec and status of an object. Raises InvalidServiceError with the field that is wrong."""
+        meta = body["metadata"]
+        key, version = (meta["namespace"], meta["name"]), meta["resourceVersion"]
+        known = self._parsed.get(key)
+        if known is not None and known[0] == version:
+            return known[1], known[2]
+        try:
+            spec = InferenceServiceSpec.model_validate(body.get("spec", {}))
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidServiceError(f"spec.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        try:
+            status = InferenceServiceStatus.model_validate(body.get("status") or {})
+        except pydantic.ValidationError:
+            status = InferenceServiceStatus()
+        self._parsed[key] = (version, spec, status)
+        return spec, status
+
+    def forget(self, key: ServiceKey) -> None:
+        """Drop what is kept of a deleted service."""
+        self._parsed.pop(key, None)
+
+    def resolve_all(
+        self, bodies: Iterable[Object], *, now_seconds: float
+    ) -> tuple[list[Service], dict[ServiceKey, str]]:
+        """All services, and those that could not even be read with what is wrong with them.
+
+        `now_seconds`: wall time.
+        """
+        services: list[Service] = []
+        invalid: dict[ServiceKey, str] = {}
+        shared = _Shared(self.cache, self.readings, self.conflict_hold_seconds, now_seconds)
+        parsed = []
+        for body in bodies:
+            key = (body["metadata"]["namespace"], body["metadata"]["name"])
+            try:
+                parsed.append((body, *self.parse(body)))
+            except InvalidServiceError as error:
+                invalid[key] = str(error)
+        claims = Counter(
+            (body["metadata"]["namespace"], spec.target_ref.kind, spec.target_ref.name) for body, spec, _ in parsed
+        )
+        first: dict[tuple[str, str, str], Object] = {}
+        for body, spec, _ in sorted(parsed, key=lambda item: _age_order(item[0])):
+            first.setdefault((body["metadata"]["namespace"], spec.target_ref.kind, spec.target_ref.name), body)
+        for body, spec, status in parsed:
+            claim = (body["metadata"]["namespace"], spec.target_ref.kind, spec.target_ref.name)
+            rival = first[claim] if claims[claim] > 1 and first[claim] is not body else None
+            services.append(_resolve(body, spec, status, shared=shared, rival=rival))
+        return services, invalid
+
+
+def _age_order(body: Object) -> tuple[str, str]:
+    return (body["metadata"].get("creationTimestamp") or "", body["metadata"]["name"])
+
+
+class EngineReadings:
+    """Engine arguments of targets, read again only where the target's spec changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None], tuple[int, engine_args.EngineReading | PatchRefusedError]] = {}
+
+    def read(self, target: Object, container: str | None) -> engine_args.EngineReading:
+        """The reading of a target's pod template. Raises PatchRefusedError where there is no engine to be found."""
+        key, generation = (target["metadata"]["uid"], container), target["metadata"].get("generation", 0)
+        known = self._known.get(key)
+        if known is None or known[0] != generation:
+            found: engine_args.EngineReading | PatchRefusedError
+            try:
+                found = engine_args.inspect_engine(target["spec"]["template"]["spec"], container)
+            except PatchRefusedError as error:
+                found = error
+            self._known[key] = known = (generation, found)
+        if isinstance(known[1], PatchRefusedError):
+            raise known[1]
+        return known[1]
+
+
+class _Shared:
+    """What all services of one tick share, computed when first asked for."""
+
+    def __init__(
+        self,
+        cache: cluster.ClusterCache,
+        readings: EngineReadings,
+        conflict_hold_seconds: float,
+        now_seconds: float,
+    ) -> None:
+        self.cache = cache
+        self.readings = readings
+        self.conflict_hold_seconds = conflict_hold_seconds
+        self.now_seconds = now_seconds
+
+    @functools.cached_property
+    def autoscalers(self) -> list[Object]:
+        return self.cache.objects(cluster.AUTOSCALERS)
+
+    @functools.cached_property
+    def scaled_objects(self) -> list[Object]:
+        return self.cache.objects(cluster.SCALED_OBJECTS)
+
+    @functools.cached_property
+    def overrides(self) -> dict[tuple[str, str, str, int], profiles.ProfileOverrides]:
+        found = {}
+        for body in self.cache.objects(cluster.PROFILES):
+            try:
+                spec = ModelProfileSpec.model_validate(body.get("spec", {}))
+            except pydantic.ValidationError:
+                continue
+            meta = body["metadata"]
+            key = (meta["namespace"], spec.model, _canonical(spec.accelerator), spec.gpus_per_replica)
+            found[key] = _overrides(meta["name"], spec)
+        return found
+
+    @functools.cached_property
+    def free_gpus_by_product(self) -> Mapping[str, int] | None:
+        """Unallocated GPUs per product label; None where the whole cluster cannot be seen."""
+        if not self.cache.watches(cluster.NODES) or self.cache.namespaces:
+            return None
+        used: Counter[str] = Counter()
+        for pod in self.cache.objects(cluster.PODS):
+            if pod["spec"].get("nodeName") and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+                used[pod["spec"]["nodeName"]] += sum(map(engine_args.gpus, pod["spec"].get("containers") or []))
+        free: Counter[str] = Counter()
+        for node in self.cache.objects(cluster.NODES):
+            product = _node_product(node)
+            if product is not None and not node["spec"].get("unschedulable"):
+                free[product] += max(0, _allocatable_gpus(node) - used[node["metadata"]["name"]])
+        return free
+
+
+def _resolve(
+    body: Object,
+    spec: InferenceServiceSpec,
+    status: InferenceServiceStatus,
+    *,
+    shared: _Shared,
+    rival: Object | None,
+) -> Service:
+    meta = body["metadata"]
+    bare = Service(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=spec,
+        status=status,
+        slo=convert.slo(spec.slo),
+        levers=convert.levers(spec),
+    )
+    if rival is not None:
+        return _with(
+            bare,
+            Problem(
+                condition=ConditionType.TARGET_RESOLVED,
+                reason="TargetClaimedTwice",
+                message=f"{spec.target_ref.kind} {spec.target_ref.name} is already kept by InferenceService "
+                f"{rival['metadata']['name']}, which is older: delete one of the two",
+            ),
+        )
+    kind = cluster.DEPLOYMENTS if spec.target_ref.kind is TargetKind.DEPLOYMENT else cluster.STATEFUL_SETS
+    target = shared.cache.get(kind, bare.namespace, spec.target_ref.name)
+    if target is None:
+        return _with(
+            bare,
+            Problem(
+                condition=ConditionType.TARGET_RESOLVED,
+                reason="TargetNotFound",
+                message=f"there is no {spec.target_ref.kind} {spec.target_ref.name} in namespace {bare.namespace}",
+            ),
+        )
+    return _resolve_target(bare, target, shared=shared)
+
+
+def _with(service: Service, *problems: Problem, **changes: object) -> Service:
+    values = {**service.__dict__, **changes, "problems": (*service.problems, *problems)}
+    return Service(**values)
+
+
+def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Service:
+    spec, state = target["spec"], target.get("status") or {}
+    pod_spec = spec["template"]["spec"]
+    pods = tuple(pod for pod in shared.cache.pods(service.namespace, spec.get("selector") or {}) if _is_serving(pod))
+    service = _with(
+        service,
+        target=target,
+        desired_replicas=spec.get("replicas", 1),
+        ready_replicas=state.get("readyReplicas") or 0,
+        rolling_out=_rolling_out(target),
+        pods=pods,
+    )
+    try:
+        reading = shared.readings.read(target, service.spec.target_ref.container)
+    except PatchRefusedError as error:
+        unnamed = error.reason in ("ContainerNotFound", "ContainerAmbiguous")
+        return _with(
+            service,
+            Problem(
+                condition=ConditionType.TARGET_RESOLVED,
+                reason=error.reason if unnamed else "EngineNotRecognised",
+                message=str(error),
+            ),
+        )
+    refusal: Problem | None = None
+    if reading.refusal is not None:
+        refusal = Problem(condition=ConditionType.ROLLOUT, reason=reading.refusal.reason, message=str(reading.refusal))
+    owned = ownership.owner_check(target)
+    if not owned.allowed:
+        refusal = Problem(condition=ConditionType.ROLLOUT, reason=owned.reason, message=owned.message)
+    engine, container = reading.settings, _container(pod_spec, reading.container)
+    gpus = service.spec.accelerator.per_replica or engine_args.gpus(container) or engine.tensor_parallel_size
+    service = _with(
+        service,
+        container=reading.container,
+        engine=engine,
+        engine_refusal=refusal,
+        conflict=_conflict(service, target, owned, shared),
+        gpus_per_replica=gpus,
+        accelerator=service.spec.accelerator.type or _accelerator(pod_spec, pods, shared.cache),
+    )
+    return _resolve_profile(service, shared)
+
+
+def _conflict(service: Service, target: Object, owned: ownership.Ownership, shared: _Shared) -> Problem | None:
+    """Somebody else who writes the replica count, where the count is ours to write."""
+    lever = service.levers.replicas
+    if lever is None or lever.control is not plan.ReplicaControl.DIRECT:
+        return None
+    if not owned.allowed:
+        return Problem(condition=ConditionType.CONFLICT, reason=owned.reason, message=owned.message)
+    found = scale.foreign_scaler(target, shared.autoscalers, shared.scaled_objects) or _foreign_write(
+        target,
+        scale.REPLICAS,
+        shared,
+        _latest(service.status.memory.last_scale_up, service.status.memory.last_scale_down),
+    )
+    return (
+        None if found is None else Problem(condition=ConditionType.CONFLICT, reason=found.reason, message=found.message)
+    )
+
+
+def _foreign_write(
+    target: Object, path: Sequence[str], shared: _Shared, last_write: float | None
+) -> scale.Conflict | None:
+    """A field manager that took a field from us lately.
+
+    Its value is left alone for the hold time, then it is ours again.
+    """
+    managed = target["metadata"].get("managedFields") or []
+    found = scale.foreign_writer(managed, path, ours=FIELD_MANAGER, last_write_seconds=last_write)
+    if found is None:
+        return None
+    changed = scale.field_owners(managed, path)[-1].time_seconds
+    if changed is None:
+        return found
+    until = changed + shared.conflict_hold_seconds
+    if shared.now_seconds >= until:
+        return None
+    message = f"{found.by} set {'.'.join(path)} after us: left alone until {to_rfc3339(until)}"
+    return scale.Conflict(reason=found.reason, message=message, by=found.by)
+
+
+def _latest(*times: str | None) -> float | None:
+    return max((time for text in times if (time := from_rfc3339(text)) is not None), default=None)
+
+
+def _resolve_profile(service: Service, shared: _Shared) -> Service:
+    if service.accelerator is None:
+        return _with(
+            service,
+            Problem(
+                condition=ConditionType.MODEL_TRUSTED,
+                reason="AcceleratorNotKnown",
+                message="no GPU label on the pods' nodes tells the accelerator: set spec.accelerator.type",
+            ),
+        )
+    products = shared.free_gpus_by_product
+    product = next((_node_product(node) for node in _nodes(service.pods, shared.cache)), None)
+    overrides = shared.overrides.get(
+        (service.namespace, service.spec.model, _canonical(service.accelerator), service.gpus_per_replica)
+    )
+    try:
+        profile = profiles.serving_profile(
+            model=service.spec.model,
+            accelerator=service.accelerator,
+            gpus_per_replica=service.gpus_per_replica,
+            engine=service.engine,
+            overrides=overrides,
+        )
+    except (UnknownAcceleratorError, UnknownModelError) as error:
+        reason = "UnknownAccelerator" if isinstance(error, UnknownAcceleratorError) else "UnknownModel"
+        return _with(service, Problem(condition=ConditionType.MODEL_TRUSTED, reason=reason, message=str(error)))
+    free = products.get(product, 0) if products is not None and product is not None else None
+    return _with(
+        service, profile=profile, free_gpus=free, engine_refusal=service.engine_refusal or _stalled(service, free)
+    )
+
+
+def _stalled(service: Service, free_gpus: int | None) -> Problem | None:
+    """A roll-out that would wait for ever is not begun."""
+    impact = rollout.impact(service.target or {}, gpus_per_replica=service.gpus_per_replica, free_gpus=free_gpus)
+    if not impact.stalls:
+        return None
+    return Problem(condition=ConditionType.ROLLOUT, reason=impact.reason, message=impact.message)
+
+
+def _canonical(accelerator: str) -> str:
+    """The catalogue's name, so that an alias in one object fits the name in another."""
+    try:
+        return catalogue.gpu(accelerator).name
+    except UnknownAcceleratorError:
+        return accelerator
+
+
+def _overrides(name: str, spec: ModelProfileSpec) -> profiles.ProfileOverrides:
+    iteration: dict[str, float] = {}
+    if spec.iteration is not None:
+        iteration = {
+            "d0_seconds": spec.iteration.d0_ms / 1e3,
+            "dt_seconds_per_token": spec.iteration.dt_ms_per_token / 1e3,
+            "dkv_seconds_per_kv_token": spec.iteration.dkv_ms_per_kilo_token / 1e6,
+            "da_seconds_per_token_squared": spec.iteration.da_ms_per_mega_token_squared / 1e9,
+        }
+    power: dict[str, float] = {}
+    if spec.power is not None:
+        power = {
+            "static_watts": spec.power.static_watts,
+            "idle_watts": spec.power.idle_watts,
+            "e0_joules": spec.power.step_joules,
+            "et_joules_per_prefill_token": spec.power.joules_per_prefill_token,
+            "en_joules_per_decode": spec.power.joules_per_decode_step,
+            "ekv_joules_per_kv_token": spec.power.joules_per_mega_kv_token / 1e6,
+        }
+    return profiles.ProfileOverrides(
+        **iteration,
+        **power,
+        kv_bytes_per_token=spec.kv_bytes_per_token,
+        relative_error=spec.relative_error,
+        source=f"ModelProfile {name} ({spec.provenance.value})",
+    )
+
+
+def _is_serving(pod: Object) -> bool:
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _rolling_out(target: Object) -> bool:
+    """True while the workload's controller still replaces or starts pods for the newest template."""
+    state, wanted = target.get("status") or {}, target["spec"].get("replicas", 1)
+    if state.get("observedGeneration", 0) < target["metadata"].get("generation", 0):
+        return True
+    return bool(wanted) and (
+        state.get("updatedReplicas", 0) < wanted
+        or state.get("replicas", 0) > state.get("updatedReplicas", 0)
+        or state.get("readyReplicas", 0) < wanted
+    )
+
+
+def _container(pod_spec: Object, name: str) -> Object:
+    found: Object = next(item for item in pod_spec["containers"] if item["name"] == name)
+    return found
+
+
+def _allocatable_gpus(node: Object) -> int:
+    allocatable = (node.get("status") or {}).get("allocatable") or {}
+    return next((int(allocatable[name]) for name in engine_args.GPU_RESOURCES if name in allocatable), 0)
+
+
+def _node_product(node: Object) -> str | None:
+    labels = node["metadata"].get("labels") or {}
+    return next((labels[name] for name in _GPU_LABELS if name in labels), None)
+
+
+def _nodes(pods: Iterable[Object], cache: cluster.ClusterCache) -> Iterable[Object]:
+    for pod in pods:
+        node = cache.get(cluster.NODES, None, pod["spec"].get("nodeName") or "")
+        if node is not None:
+            yield node
+
+
+def _accelerator(pod_spec: Object, pods: Iterable[Object], cache: cluster.ClusterCache) -> str | None:
+    selector = pod_spec.get("nodeSelector") or {}
+    for name in _GPU_LABELS:
+        if name in selector:
+            return str(selector[name])
+    return next((product for node in _nodes(pods, cache) if (product := _node_product(node)) is not None), None)

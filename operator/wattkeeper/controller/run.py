@@ -1,0 +1,157 @@
+"""The operator process: wiring, start and stop."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kopf
+from kubernetes import client
+
+from wattkeeper.api.inference_service import MetricsSourceKind
+from wattkeeper.controller import handlers
+from wattkeeper.controller.act import Actor
+from wattkeeper.controller.cache import ClusterCache
+from wattkeeper.controller.clock import Clock
+from wattkeeper.controller.events import Recorder
+from wattkeeper.controller.http import HealthServer
+from wattkeeper.controller.kube import Kube
+from wattkeeper.controller.lease import Leadership
+from wattkeeper.controller.loop import FleetLoop
+from wattkeeper.controller.measure import Measurements, ScrapeAddresses, SpedUpSource
+from wattkeeper.controller.metrics import OperatorMetrics
+from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.telemetry.collector import Collector
+from wattkeeper.telemetry.prometheus import PrometheusSettings, PrometheusSource
+from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource
+from wattkeeper.telemetry.source import MetricsSource
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the command line decides beside the settings."""
+
+    api: client.ApiClient
+    settings: OperatorSettings
+    prometheus: PrometheusSettings | None = None
+    scrape: ScrapeSettings | None = None
+    addresses: ScrapeAddresses = field(default_factory=ScrapeAddresses)
+    collect_seconds: float = 5.0
+    http_port: int = 8080
+    energy_model: Path | None = None
+    lease: bool = True
+
+
+class Operator:
+    """One operator in this process. `start` and `stop` are for tests and benchmarks; `run` is the whole life."""
+
+    def __init__(self, options: RunOptions) -> None:
+        settings = options.settings
+        self.options = options
+        self.clock = Clock(speed_up=settings.speed_up)
+        self.metrics = OperatorMetrics()
+        self.kube = Kube(api=options.api)
+        self.cache = ClusterCache(kube=self.kube, namespaces=settings.namespaces)
+        self.actor = Actor(kube=self.kube, cap_ttl_seconds=settings.cap_ttl_seconds)
+        self.measurements = _measurements(options)
+        self.loop = FleetLoop(
+            cache=self.cache,
+            kube=self.kube,
+            actor=self.actor,
+            recorder=Recorder(kube=self.kube),
+            measurements=self.measurements,
+            energy=EnergyModel.load(options.energy_model),
+            settings=settings,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        self._started = time.monotonic()
+        self.http = HealthServer(
+            port=options.http_port,
+            registry=self.metrics.registry,
+            age_seconds=self._age_seconds,
+            tick_seconds=settings.tick_seconds,
+            started_age_seconds=lambda: time.monotonic() - self._started,
+        )
+
+    def _age_seconds(self) -> float | None:
+        last = self.loop.last_success
+        return None if last is None else max(0.0, self.clock.wall() - last)
+
+    def start(self) -> None:
+        """Watch the cluster, collect, tick. Raises KubeError where the cluster does not let us."""
+        self.cache.start()
+        self.measurements.start()
+        self.loop.start()
+
+    def stop(self) -> None:
+        """Stop in the reverse order. Caps stay until they expire: a successor renews them."""
+        self.loop.stop()
+        self.measurements.stop()
+        self.cache.stop()
+
+    def run(self) -> None:
+        """Take the Lease, work until told to stop, hand the Lease back."""
+        self.http.start()
+        leadership: Leadership | None = None
+        stopping = threading.Event()
+        if self.options.lease:
+            leadership = Leadership(api=self.options.api, namespace=self.options.settings.operator_namespace)
+            leadership.acquire()
+            leadership.keep(on_lost=_leave_at_once)
+        try:
+            self.start()
+            _log.info("keeping %s", ", ".join(self.options.settings.namespaces) or "all namespaces")
+            self._run_kopf(stopping)
+        finally:
+            self.stop()
+            if leadership is not None:
+                leadership.release()
+            self.http.stop()
+
+    def _run_kopf(self, stopping: threading.Event) -> None:
+        kopf_settings = kopf.OperatorSettings()
+        handlers.configure(kopf_settings)
+        kopf_settings.scanning.disabled = bool(self.options.settings.namespaces)
+        asyncio.run(
+            kopf.operator(
+                registry=handlers.registry(self.actor, self.loop.wake, self.options.api.configuration),
+                settings=kopf_settings,
+                standalone=True,
+                clusterwide=not self.options.settings.namespaces,
+                namespaces=self.options.settings.namespaces,
+                stop_flag=stopping,
+                memo=kopf.Memo(),
+            )
+        )
+
+
+def _leave_at_once() -> None:
+    """Another operator may act from now on: no clean-up that could write."""
+    os._exit(1)
+
+
+def _measurements(options: RunOptions) -> Measurements:
+    settings = options.settings
+    scrape_source = ScrapeSource(options.scrape) if options.scrape is not None else None
+    prometheus_source = PrometheusSource(options.prometheus) if options.prometheus is not None else None
+
+    def collector(source: MetricsSource | None) -> Collector | None:
+        if source is None:
+            return None
+        world = source if settings.speed_up == 1.0 else SpedUpSource(source=source, speed_up=settings.speed_up)
+        return Collector(world, options.collect_seconds)
+
+    return Measurements(
+        default=settings.default_source if prometheus_source is not None else MetricsSourceKind.SCRAPE,
+        prometheus=collector(prometheus_source),
+        scrape=collector(scrape_source),
+        scrape_source=scrape_source,
+        addresses=options.addresses,
+    )

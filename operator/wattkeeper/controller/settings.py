@@ -1,0 +1,41 @@
+"""Settings of the operator process. Every field says its unit and why its default is what it is."""
+
+from dataclasses import dataclass, field
+
+from wattkeeper.api.inference_service import MetricsSourceKind
+from wattkeeper.forecast.rates import ForecastSettings
+from wattkeeper.planner.types import PlannerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings:
+    """How the operator runs. Durations are wall time unless they say otherwise."""
+
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to keep; empty: all."""
+    operator_namespace: str = "wattkeeper-system"
+    """Where the Lease lives."""
+    default_source: MetricsSourceKind = MetricsSourceKind.PROMETHEUS
+    """For services that do not name a source."""
+    tick_seconds: float = 15.0
+    """Between two passes of the fleet loop."""
+    cap_ttl_seconds: float = 180.0
+    """Life of a power cap entry: a dead operator leaves no card capped for longer."""
+    agent_max_age_seconds: float = 90.0
+    """A node agent that has not reported for longer counts as absent."""
+    observed_refresh_seconds: float = 60.0
+    """Measured values in status are refreshed at most this often unless something else changes."""
+    default_startup_seconds: float = 120.0
+    """From asking for a replica until it serves, until it has been measured (decision time)."""
+    rollout_deadline_seconds: float = 1800.0
+    """A roll-out that is not ready by then is taken back (decision time)."""
+    rollout_watch_seconds: float = 600.0
+    """After a roll-out the SLO is watched this long; if it breaks, the arguments go back (decision time)."""
+    conflict_hold_seconds: float = 900.0
+    """After somebody else changed the replicas, leave them alone for this long (decision time)."""
+    speed_up: float = 1.0
+    """Seconds of decision time per second of wall time; above 1 only in simulations."""
+    rate_window_seconds: float = 60.0
+    """Window over which telemetry measures rates (wall time)."""
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    forecast: ForecastSettings = field(default_factory=ForecastSettings)

@@ -1,0 +1,118 @@
+"""What the loop keeps of a service between two ticks.
+
+All of it can be rebuilt: from the object's status, the node power caps and the target; what cannot (the rate history)
+only makes the next decisions more careful.
+"""
+
+from dataclasses import dataclass, field
+
+from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus
+from wattkeeper.controller.clock import Clock, from_rfc3339
+from wattkeeper.domain.engine import EngineChange
+from wattkeeper.domain.plan import Plan
+from wattkeeper.domain.workload import Workload
+from wattkeeper.energy.online import OnlineCorrection
+from wattkeeper.forecast.rates import ForecastSettings, RateHistory
+from wattkeeper.planner.types import PlanMemory
+from wattkeeper.telemetry.dispersion import DispersionEstimator
+
+HISTORY_LENGTH = 10
+
+
+@dataclass(kw_only=True)
+class Savings:
+    """Energy account since `since`, in joules of decision time."""
+
+    since: str = ""
+    measured_joules: float = 0.0
+    counterfactual_joules: float = 0.0
+    counterfactual_low_joules: float = 0.0
+    counterfactual_high_joules: float = 0.0
+
+
+@dataclass(kw_only=True)
+class ServiceState:
+    """Working memory of one service. Times are decision time in seconds."""
+
+    rates: RateHistory
+    dispersion: DispersionEstimator
+    correction: OnlineCorrection
+    first_seen: float
+    workload: Workload | None = None
+    snapshot_seen: float = 0.0
+    accounted_until: float | None = None
+    latency_margin: float = 0.0
+    plan: Plan | None = None
+    decided_at: str = ""
+    engine_diff: str | None = None
+    last_scale_up: float | None = None
+    last_scale_down: float | None = None
+    last_rollout: float | None = None
+    last_cap_move: float | None = None
+    last_guard: float | None = None
+    rolled_back: str | None = None
+    """Why the last roll-out was taken back."""
+    bad_engines: list[EngineChange] = field(default_factory=list)
+    history: list[HistoryEntry] = field(default_factory=list)
+    savings: Savings = field(default_factory=Savings)
+    written: InferenceServiceStatus | None = None
+    written_at: float = 0.0
+    """Wall time of the last write of status."""
+
+    def memory(self) -> PlanMemory:
+        """What the planner must know of the past."""
+        return PlanMemory(
+            last_scale_down_seconds=self.last_scale_down,
+            last_scale_up_seconds=self.last_scale_up,
+            last_rollout_seconds=self.last_rollout,
+            last_cap_seconds=self.last_cap_move,
+            last_guard_seconds=self.last_guard,
+        )
+
+    def remember(self, entry: HistoryEntry) -> None:
+        """Add a decision; the newest come first, and a repeated one only updates its time."""
+        if self.history and (self.history[0].change, self.history[0].reason) == (entry.change, entry.reason):
+            self.history[0] = entry
+        else:
+            self.history = [entry, *self.history][:HISTORY_LENGTH]
+
+
+def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastSettings) -> ServiceState:
+    """Working memory from what the object's status kept.
+
+    A restart never shortens a waiting time: the start of the process counts as a scale-up, so that fewer replicas have
+    to wait until a full stabilisation window was seen.
+    """
+
+    def time(text: str | None) -> float | None:
+        wall = from_rfc3339(text)
+        return None if wall is None else clock.decision_time(wall)
+
+    memory, now = status.memory, clock.now()
+    savings = status.savings
+    half_width = 0.0
+    if savings.percent is not None and savings.percent_high is not None:
+        half_width = (savings.percent_high - savings.percent) / 100
+    counterfactual = savings.counterfactual_kwh * 3.6e6
+    return ServiceState(
+        rates=RateHistory(forecast),
+        dispersion=DispersionEstimator(),
+        correction=OnlineCorrection.from_dict(memory.correction.model_dump() if memory.correction else None),
+        first_seen=now,
+        last_scale_up=max(now, time(memory.last_scale_up) or now),
+        last_scale_down=time(memory.last_scale_down),
+        last_rollout=time(memory.last_rollout),
+        rolled_back=memory.rolled_back,
+        bad_engines=[EngineChange(**entry.model_dump(exclude_none=True)) for entry in memory.bad_engines],
+        history=list(status.history),
+        savings=Savings(
+            since=savings.since,
+            measured_joules=savings.energy_kwh * 3.6e6,
+            counterfactual_joules=counterfactual,
+            counterfactual_low_joules=counterfactual * (1 - half_width),
+            counterfactual_high_joules=counterfactual * (1 + half_width),
+        ),
+        plan=None,
+        decided_at=status.plan.decided_at,
+        written=status,
+    )
