@@ -51,7 +51,8 @@ class RunOptions:
 class Operator:
     """One operator in this process. `start` and `stop` are for tests and benchmarks; `run` is the whole life."""
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, measurements: Measurements | None = None) -> None:
+        """`measurements` replaces those that the options describe (benchmarks, tests)."""
         settings = options.settings
         self.options = options
         self.clock = Clock(speed_up=settings.speed_up)
@@ -59,7 +60,7 @@ class Operator:
         self.kube = Kube(api=options.api)
         self.cache = ClusterCache(kube=self.kube, namespaces=settings.namespaces)
         self.actor = Actor(kube=self.kube, cap_ttl_seconds=settings.cap_ttl_seconds)
-        self.measurements = _measurements(options)
+        self.measurements = measurements or _measurements(options)
         self.loop = FleetLoop(
             cache=self.cache,
             kube=self.kube,
