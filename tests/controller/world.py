@@ -94,7 +94,11 @@ def deployment(namespace: str, name: str, *, replicas: int, args: list[str] | No
                             "name": "vllm",
                             "image": "vllm/vllm-openai:v0.11.0",
                             "args": args
-                            or ["--model=meta-llama/Llama-3.1-8B-Instruct", "--max-model-len=8192", "--max-num-seqs=256"],
+                            or [
+                                "--model=meta-llama/Llama-3.1-8B-Instruct",
+                                "--max-model-len=8192",
+                                "--max-num-seqs=256",
+                            ],
                             "resources": {"limits": {"nvidia.com/gpu": "1"}},
                         }
                     ],
@@ -226,7 +230,10 @@ class World:
                 "spec": {"taints": [{"key": "test", "value": "only", "effect": "NoSchedule"}]},
             }
         )
-        self.kube.patch(f"/api/v1/nodes/{node['metadata']['name']}/status", {"status": {"allocatable": {"nvidia.com/gpu": str(gpus)}}})
+        self.kube.patch(
+            f"/api/v1/nodes/{node['metadata']['name']}/status",
+            {"status": {"allocatable": {"nvidia.com/gpu": str(gpus)}}},
+        )
 
     def pods(self, name: str, count: int, *, first: int = 0) -> None:
         for index in range(first, first + count):
@@ -250,7 +257,9 @@ class World:
                     "status": {
                         "phase": "Running",
                         "podIP": f"10.1.0.{index + 1}",
-                        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": to_rfc3339(time.time())}],
+                        "conditions": [
+                            {"type": "Ready", "status": "True", "lastTransitionTime": to_rfc3339(time.time())}
+                        ],
                     }
                 },
             )
