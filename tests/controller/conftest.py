@@ -61,21 +61,20 @@ def make_world(api_client) -> collections.abc.Iterator[collections.abc.Callable[
         return world
 
     yield make
+    custom = client.CustomObjectsApi(api_client)
     for world in made:
         world.stop()
-        custom = client.CustomObjectsApi(api_client)
-        for call in (
-            lambda world=world: custom.delete_cluster_custom_object(
-                "wattkeeper.io", "v1alpha1", "nodepowercaps", world.node
-            ),
-            lambda world=world: core.delete_node(world.node),
-            lambda world=world: core.delete_namespace(world.namespace),
-        ):
-            try:
-                call()
-            except client.ApiException as error:
-                if error.status != 404:
-                    raise
+        _gone(custom.delete_cluster_custom_object, "wattkeeper.io", "v1alpha1", "nodepowercaps", world.node)
+        _gone(core.delete_node, world.node)
+        _gone(core.delete_namespace, world.namespace)
+
+
+def _gone(delete, *arguments) -> None:
+    try:
+        delete(*arguments)
+    except client.ApiException as error:
+        if error.status != 404:
+            raise
 
 
 @pytest.fixture

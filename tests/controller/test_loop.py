@@ -8,7 +8,6 @@ def test_a_busy_fleet_gets_a_plan_a_cap_and_a_whole_status(world):
     world.create(service(world.namespace))
     world.tick(2)
     status = world.status()
-    print(status)
     assert world.condition("TargetResolved")["status"] == "True"
     assert world.condition("MetricsAvailable")["status"] == "True"
     assert world.condition("Ready")["status"] == "True"

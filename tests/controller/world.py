@@ -1,4 +1,4 @@
-"""A small cluster to try the controller on: an API server, one GPU node with an agent, one vLLM Deployment, settable metrics."""
+"""A small cluster to try the controller on: API server, GPU node with agent, vLLM Deployment, settable metrics."""
 
 from __future__ import annotations
 
@@ -322,6 +322,7 @@ class World:
             }
             for pod in self.pod_names()
         ]
+        devices = [{name: value for name, value in device.items() if value is not None} for device in devices]
         stamp = to_rfc3339(heartbeat if heartbeat is not None else time.time())
         self.kube.patch(f"{path}/status", {"status": {"devices": devices, "heartbeat": stamp}})
 

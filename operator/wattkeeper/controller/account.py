@@ -47,8 +47,9 @@ def keep_accounts(accounts: Sequence[Account], *, energy: EnergyModel, now: floa
     if not usable:
         return
     queries = [_query(entry) for entry in usable]
-    for entry, query, watts in zip(usable, queries, energy.watts(queries), strict=True):
-        _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=query.sla)
+    watts_of_all = energy.watts([query for query, _ in queries])
+    for entry, (_, prediction), watts in zip(usable, queries, watts_of_all, strict=True):
+        _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=prediction)
         _save(
             entry, low=float(watts.low_watts[1]), middle=float(watts.watts[1]), high=float(watts.high_watts[1]), now=now
         )
@@ -65,7 +66,7 @@ def _countable(entry: Account) -> bool:
     )
 
 
-def _query(entry: Account) -> EnergyQuery:
+def _query(entry: Account) -> tuple[EnergyQuery, SlaPrediction]:
     service, observation = entry.service, entry.observation
     profile, workload = service.profile, observation.workload
     if profile is None or workload is None:
@@ -90,7 +91,7 @@ def _query(entry: Account) -> EnergyQuery:
         ttft_percentile=ttft.percentile if ttft else 95.0,
         tpot_percentile=tpot.percentile if tpot else 95.0,
     )
-    return EnergyQuery(profile=profile, workload=workload, candidates=candidates, sla=prediction)
+    return EnergyQuery(profile=profile, workload=workload, candidates=candidates, sla=prediction), prediction
 
 
 def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPrediction) -> None:

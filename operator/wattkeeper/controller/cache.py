@@ -130,6 +130,8 @@ class ClusterCache:
 
         Raises KubeNotFoundError where our own CRDs are not installed, KubeError where a list does not come in time.
         """
+        # The informer logs a trace for every connection that ends; what matters is logged by `_patient`.
+        logging.getLogger("kubernetes.informer").setLevel(logging.CRITICAL)
         for kind in KINDS:
             if self._served(kind):
                 self._watched[kind] = _Watched(self.kube, kind, self.namespaces)

@@ -6,13 +6,37 @@ keeps the fleet is not healthy.
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, exposition
 
 _UNREADY_TICKS = 3
 _DEAD_TICKS = 10
+
+
+@dataclass(kw_only=True)
+class Health:
+    """What the health pages say. Times are wall time in seconds."""
+
+    tick_seconds: float
+    clock: Callable[[], float] = time.time
+    acting_since: float | None = None
+    """When this process took the Lease; None: another one holds it, and waiting is healthy."""
+    last_good_pass: float | None = None
+
+    def judge(self, *, ready: bool) -> tuple[bool, dict[str, object]]:
+        """Whether the process is alive (or, with `ready`, keeps the fleet), and the page."""
+        limit = (_UNREADY_TICKS if ready else _DEAD_TICKS) * max(self.tick_seconds, 5.0)
+        if self.acting_since is None:
+            return True, {"standingBy": True}
+        if self.last_good_pass is None:
+            # A process that has not finished its first pass is alive for as long as a stuck one would be.
+            return not ready and self.clock() - self.acting_since <= limit, {"lastGoodPassAgeSeconds": None}
+        age = max(0.0, self.clock() - self.last_good_pass)
+        return age <= limit, {"lastGoodPassAgeSeconds": round(age, 1), "limitSeconds": limit}
 
 
 class HealthServer:
@@ -23,25 +47,17 @@ class HealthServer:
         *,
         port: int,
         registry: CollectorRegistry,
-        age_seconds: Callable[[], float | None],
-        tick_seconds: float,
-        started_age_seconds: Callable[[], float],
+        health: Health,
         address: str = "0.0.0.0",  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     ) -> None:
-        """`age_seconds`: since the last good tick, None before the first; `started_age_seconds`: since the start."""
-
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = self.path.split("?", 1)[0]
                 if path == "/metrics":
                     self._answer(200, exposition.CONTENT_TYPE_LATEST, exposition.generate_latest(registry))
                 elif path in ("/healthz", "/readyz"):
-                    limit = (_DEAD_TICKS if path == "/healthz" else _UNREADY_TICKS) * max(tick_seconds, 5.0)
-                    age = age_seconds()
-                    # A process that has not finished its first pass is alive for as long as a dead one would be.
-                    healthy = age <= limit if age is not None else path == "/healthz" and started_age_seconds() <= limit
-                    body = {"lastGoodPassAgeSeconds": None if age is None else round(age, 1), "limitSeconds": limit}
-                    self._answer(200 if healthy else 503, "application/json", json.dumps(body).encode())
+                    good, page = health.judge(ready=path == "/readyz")
+                    self._answer(200 if good else 503, "application/json", json.dumps(page).encode())
                 else:
                     self._answer(404, "text/plain", b"/metrics, /healthz and /readyz are served here\n")
 
@@ -66,6 +82,7 @@ class HealthServer:
 
     def stop(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join(timeout=5)
         self._server.server_close()
-        self._thread.join(timeout=5)

@@ -219,7 +219,7 @@ def _error(method: str, path: str, status: int, payload: bytes) -> KubeError:
         message = payload[:200].decode(errors="replace")
     hint = ""
     if status == 403:
-        hint = "; grant the right in the operator's ClusterRole (manifests/rbac.yaml)"
+        hint = "; grant the right in the operator's ClusterRole (manifests/base/rbac.yaml)"
     return _ERRORS.get(status, KubeError)(f"{method} {path}: {status} {message}{hint}")
 
 

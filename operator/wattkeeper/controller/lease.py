@@ -24,28 +24,32 @@ from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 _log = logging.getLogger(__name__)
 
 
-class _PatientLock(LeaseLock):
-    """A lock whose failures to reach the API server count as "not now" instead of ending the process."""
+class _PatientLock:
+    """A Lease lock whose failures to reach the API server count as "not now" instead of ending the process."""
 
     def __init__(self, api: client.ApiClient, name: str, namespace: str, identity: str) -> None:
-        super().__init__(name, namespace, identity)
-        self.api_instance = client.CoordinationV1Api(api)
+        self.name, self.namespace, self.identity = name, namespace, identity
+        self._lock: Any = LeaseLock(name, namespace, identity)
+        self._lock.api_instance = client.CoordinationV1Api(api)
 
     def get(self, name: str, namespace: str) -> tuple[bool, Any]:
+        """Read the Lease: (True, record) or (False, why not)."""
         try:
-            found: tuple[bool, Any] = super().get(name, namespace)
+            found: tuple[bool, Any] = self._lock.get(name, namespace)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             _log.warning("the Lease cannot be read", extra={"error": str(error)})
             return False, SimpleNamespace(body=None, reason=str(error))
         if not found[0] and found[1].status == 403:
-            _log.error("RBAC does not allow reading the Lease %s/%s; apply the Role of manifests/", namespace, name)
+            _log.error("RBAC does not allow reading the Lease %s/%s; apply the Role of manifests/base", namespace, name)
         return found
 
     def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        return self._patiently(lambda: super(_PatientLock, self).create(name, namespace, election_record))
+        """Create the Lease; False where that failed."""
+        return self._patiently(lambda: self._lock.create(name, namespace, election_record))
 
     def update(self, name: str, namespace: str, updated_record: Any) -> bool:
-        return self._patiently(lambda: super(_PatientLock, self).update(name, namespace, updated_record))
+        """Write the Lease; False where that failed."""
+        return self._patiently(lambda: self._lock.update(name, namespace, updated_record))
 
     def _patiently(self, write: Callable[[], bool]) -> bool:
         try:

@@ -36,4 +36,3 @@ def configure(*, as_json: bool, verbose: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for name in ("kopf", "urllib3", "httpx", "httpcore", "leaderelection", "kubernetes", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("kubernetes.informer").setLevel(logging.CRITICAL)  # the cache logs its own failures, once each

@@ -19,6 +19,7 @@ from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.act import Actor, CapWish, propose
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.events import Recorder
+from wattkeeper.controller.http import Health
 from wattkeeper.controller.kube import (
     Kube,
     KubeConflictError,
@@ -89,14 +90,13 @@ class FleetLoop:
     clock: Clock
     metrics: OperatorMetrics
     states: dict[ServiceKey, ServiceState] = field(default_factory=dict)
-    last_success: float | None = None
-    """Wall time of the last tick that succeeded."""
     _uids: dict[ServiceKey, str] = field(default_factory=dict)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
+        self.health = Health(tick_seconds=self.settings.tick_seconds, clock=self.clock.wall)
         self.resolver = Resolver(
             cache=self.cache, conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up
         )
@@ -127,8 +127,8 @@ class FleetLoop:
                 _log.exception("a pass of the fleet loop failed; the next one starts afresh")
             else:
                 self.metrics.ticks.labels("success").inc()
-                self.last_success = self.clock.wall()
-                self.metrics.last_success.set(self.last_success)
+                self.health.last_good_pass = self.clock.wall()
+                self.metrics.last_success.set(self.health.last_good_pass)
             took = time.monotonic() - began
             self.metrics.tick_seconds.observe(took)
             # Woken early, the loop still leaves a fifth of the interval between two passes.

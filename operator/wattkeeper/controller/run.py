@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,21 +71,11 @@ class Operator:
             clock=self.clock,
             metrics=self.metrics,
         )
-        self._started = time.monotonic()
-        self.http = HealthServer(
-            port=options.http_port,
-            registry=self.metrics.registry,
-            age_seconds=self._age_seconds,
-            tick_seconds=settings.tick_seconds,
-            started_age_seconds=lambda: time.monotonic() - self._started,
-        )
-
-    def _age_seconds(self) -> float | None:
-        last = self.loop.last_success
-        return None if last is None else max(0.0, self.clock.wall() - last)
+        self.http = HealthServer(port=options.http_port, registry=self.metrics.registry, health=self.loop.health)
 
     def start(self) -> None:
         """Watch the cluster, collect, tick. Raises KubeError where the cluster does not let us."""
+        self.loop.health.acting_since = self.clock.wall()
         self.cache.start()
         self.measurements.start()
         self.loop.start()

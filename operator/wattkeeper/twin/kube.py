@@ -30,10 +30,10 @@ def connect(kubeconfig: Path | None) -> client.ApiClient:
     """A client from a kubeconfig file, or from the pod's service account where there is none."""
     try:
         if kubeconfig is not None:
-            api: client.ApiClient = config.new_client_from_config(config_file=str(kubeconfig))  # type: ignore[no-untyped-call]
+            api: client.ApiClient = config.new_client_from_config(config_file=str(kubeconfig))
             return api
         settings = client.Configuration()
-        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        config.load_incluster_config(client_configuration=settings)
         return client.ApiClient(settings)
     except config.ConfigException as error:
         raise WattkeeperError(f"no Kubernetes API to talk to: {error}; pass a kubeconfig file") from error
