@@ -37,7 +37,6 @@ class ServiceState:
     rates: RateHistory
     dispersion: DispersionEstimator
     correction: OnlineCorrection
-    first_seen: float
     workload: Workload | None = None
     snapshot_seen: float = 0.0
     accounted_until: float | None = None
@@ -80,16 +79,14 @@ class ServiceState:
 def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastSettings) -> ServiceState:
     """Working memory from what the object's status kept.
 
-    A restart never shortens a waiting time: the start of the process counts as a scale-up, so that fewer replicas have
-    to wait until a full stabilisation window was seen.
+    A restart never shortens a waiting time: the forecast has no history then, and without one no replica goes.
     """
 
     def time(text: str | None) -> float | None:
         wall = from_rfc3339(text)
         return None if wall is None else clock.decision_time(wall)
 
-    memory, now = status.memory, clock.now()
-    savings = status.savings
+    memory, savings = status.memory, status.savings
     half_width = 0.0
     if savings.percent is not None and savings.percent_high is not None:
         half_width = (savings.percent_high - savings.percent) / 100
@@ -98,8 +95,7 @@ def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastS
         rates=RateHistory(forecast),
         dispersion=DispersionEstimator(),
         correction=OnlineCorrection.from_dict(memory.correction.model_dump() if memory.correction else None),
-        first_seen=now,
-        last_scale_up=max(now, time(memory.last_scale_up) or now),
+        last_scale_up=time(memory.last_scale_up),
         last_scale_down=time(memory.last_scale_down),
         last_rollout=time(memory.last_rollout),
         rolled_back=memory.rolled_back,

@@ -319,9 +319,8 @@ def _memory(state: ServiceState, to_text: Callable[[float], str]) -> api.MemoryS
     def text(time: float | None) -> str | None:
         return None if time is None else to_text(time)
 
-    started_only = state.last_scale_up == state.first_seen
     return api.MemoryStatus(
-        last_scale_up=None if started_only else text(state.last_scale_up),
+        last_scale_up=text(state.last_scale_up),
         last_scale_down=text(state.last_scale_down),
         last_rollout=text(state.last_rollout),
         rolled_back=state.rolled_back,
