@@ -9,7 +9,17 @@ STAMP := $(VENV)/.installed
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-$(STAMP): pyproject.toml constraints.txt
+# What wheels and venv need of the system. Installed where that is possible without asking (Debian, root).
+system:
+	@need=; $(PYTHON) -c 'import ensurepip' 2>/dev/null || need="$$need python3-venv"; \
+	ldconfig -p | grep -q 'libgomp\.so\.1' || need="$$need libgomp1"; \
+	command -v openssl >/dev/null || need="$$need openssl"; \
+	if [ -n "$$need" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing$$need"; apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$need; \
+	  else echo "please install:$$need"; exit 1; fi; fi
+
+$(STAMP): pyproject.toml constraints.txt | system
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=... chooses another)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -51,4 +61,4 @@ cluster: venv tools ## leave a real cluster with simulated GPU nodes running; pr
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help venv constraints lint unit crds tools test e2e cluster cluster-down
+.PHONY: help system venv constraints lint unit crds tools test e2e cluster cluster-down
