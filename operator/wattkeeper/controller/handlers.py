@@ -48,7 +48,8 @@ def registry(actor: Actor, wake: Callable[[], None], access: client.Configuratio
 
 def connection(access: client.Configuration) -> kopf.ConnectionInfo:
     """The official client's access to the cluster, in Kopf's form; a rotated token is read anew."""
-    scheme, _, token = (access.get_api_key_with_prefix("authorization") or "").partition(" ")
+    key = access.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+    scheme, _, token = key.rpartition(" ")
     return kopf.ConnectionInfo(
         server=access.host,
         ca_path=access.ssl_ca_cert,
