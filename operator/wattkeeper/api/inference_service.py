@@ -10,7 +10,15 @@ from pydantic import ConfigDict, Field
 
 from wattkeeper.api.base import ApiModel
 from wattkeeper.api.conditions import Condition
-from wattkeeper.api.quantities import Bytes, Clock, Duration, Power
+from wattkeeper.api.quantities import (
+    CLOCK_PATTERN,
+    DURATION_PATTERN,
+    POWER_PATTERN,
+    Bytes,
+    Clock,
+    Duration,
+    Power,
+)
 
 _Name = Annotated[str, Field(min_length=1, max_length=253)]
 
@@ -78,7 +86,12 @@ class LatencyGoal(ApiModel):
     """A latency that a percentile of the requests must meet."""
 
     model_config = ConfigDict(
-        json_schema_extra=_rules(("duration(self.target) > duration('0s')", "target must be above 0"))
+        json_schema_extra=_rules(
+            (
+                f"!self.target.matches(r'{DURATION_PATTERN}') || duration(self.target) > duration('0s')",
+                "target must be above 0",
+            )
+        )
     )
 
     percentile: float = Field(default=95, ge=50, le=99.9, description="Percentile of requests, 50 to 99.9.")
@@ -119,20 +132,21 @@ class ReplicasSpec(ApiModel):
     )
 
 
+def _watts_rule(rule: str, message: str) -> tuple[str, str]:
+    """A rule over min and max in whole watts; a wrong form is said by the field itself, not here."""
+    guard = " || ".join(f"!self.{name}.matches(r'{POWER_PATTERN}')" for name in ("min", "max"))
+    number = rule.replace("min", "int(self.min.replace('W', ''))").replace("max", "int(self.max.replace('W', ''))")
+    return f"{guard} || {number}", message
+
+
 class PowerCapSpec(ApiModel):
     """Range of GPU power limits."""
 
     model_config = ConfigDict(
         json_schema_extra=_rules(
-            (
-                "int(self.min.replace('W', '')) <= int(self.max.replace('W', ''))",
-                "levers.powerCap: min must not exceed max",
-            ),
-            (
-                "int(self.min.replace('W', '')) >= 50",
-                "levers.powerCap: min is below 50W, which no data-centre GPU accepts",
-            ),
-            ("int(self.max.replace('W', '')) <= 1500", "levers.powerCap: max is above 1500W per GPU"),
+            _watts_rule("min <= max", "levers.powerCap: min must not exceed max"),
+            _watts_rule("min >= 50", "levers.powerCap: min is below 50W, which no data-centre GPU accepts"),
+            _watts_rule("max <= 1500", "levers.powerCap: max is above 1500W per GPU"),
         )
     )
 
@@ -147,6 +161,7 @@ class ClockLockSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=_rules(
             (
+                f"!self.min.matches(r'{CLOCK_PATTERN}') || !self.max.matches(r'{CLOCK_PATTERN}') || "
                 "int(self.min.replace('MHz', '')) <= int(self.max.replace('MHz', ''))",
                 "levers.clockLock: min must not exceed max",
             )
@@ -160,6 +175,17 @@ class ClockLockSpec(ApiModel):
 
 class EngineSpec(ApiModel):
     """Values that vLLM arguments may take. An argument that is not listed is left as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rules(
+            (
+                "!has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs) || size(self.maxNumSeqs) == 0 || "
+                "self.maxNumBatchedTokens.all(tokens, self.maxNumSeqs.exists(seqs, tokens >= seqs))",
+                "levers.engine: vLLM does not start where maxNumBatchedTokens is below maxNumSeqs, "
+                "so every token budget needs a maxNumSeqs that it can hold",
+            )
+        )
+    )
 
     max_num_batched_tokens: list[Annotated[int, Field(ge=1, le=1048576)]] = Field(
         default_factory=list, max_length=16, description="Token budgets of one engine step (--max-num-batched-tokens)."

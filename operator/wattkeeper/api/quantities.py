@@ -1,7 +1,7 @@
 """Quantities in the forms Kubernetes users type, as pydantic types whose value is a plain number in the base unit.
 
 `500ms` -> 0.5 seconds, `350W` -> 350.0 watts, `1980MHz` -> 1980.0 MHz, `20Gi` -> 21474836480 bytes. On the wire they
-stay strings with a pattern, so that the API server rejects a wrong form before the operator sees it.
+stay strings with a rule, so that the API server rejects a wrong form before the operator sees it.
 """
 
 import re
@@ -28,25 +28,30 @@ POWER_PATTERN = r"^[1-9][0-9]{1,4}W$"
 CLOCK_PATTERN = r"^[1-9][0-9]{2,4}MHz$"
 BYTES_PATTERN = r"^[1-9][0-9]*(k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
+DURATION_FORM = "not a duration: write for example 500ms, 30s, 10m or 1h30m"
+POWER_FORM = "not a power: write whole watts, for example 350W"
+CLOCK_FORM = "not a clock: write whole megahertz, for example 1980MHz"
+BYTES_FORM = "not an amount of memory: write for example 20Gi or 500M"
+
 
 def parse_duration_seconds(text: str) -> float:
     """Seconds of `500ms`, `30s`, `1h30m`. Raises ValueError on any other form."""
     if not re.match(DURATION_PATTERN, text):
-        raise ValueError(f"{text!r} is not a duration: write for example 500ms, 30s, 10m or 1h30m")
+        raise ValueError(f"{text!r} is {DURATION_FORM}")
     return sum(float(value) * _DURATION_UNITS[unit] for value, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", text))
 
 
 def parse_watts(text: str) -> float:
     """Watts of `350W`. Raises ValueError on any other form."""
     if not re.match(POWER_PATTERN, text):
-        raise ValueError(f"{text!r} is not a power: write whole watts, for example 350W")
+        raise ValueError(f"{text!r} is {POWER_FORM}")
     return float(text.removesuffix("W"))
 
 
 def parse_mhz(text: str) -> float:
     """MHz of `1980MHz`. Raises ValueError on any other form."""
     if not re.match(CLOCK_PATTERN, text):
-        raise ValueError(f"{text!r} is not a clock: write whole megahertz, for example 1980MHz")
+        raise ValueError(f"{text!r} is {CLOCK_FORM}")
     return float(text.removesuffix("MHz"))
 
 
@@ -54,7 +59,7 @@ def parse_bytes(text: str) -> int:
     """Bytes of `20Gi` or `500M`. Raises ValueError on any other form."""
     match = re.match(r"^([1-9][0-9]*)([A-Za-z]*)$", text)
     if not re.match(BYTES_PATTERN, text) or match is None:
-        raise ValueError(f"{text!r} is not an amount of memory: write for example 20Gi or 500M")
+        raise ValueError(f"{text!r} is {BYTES_FORM}")
     return int(match[1]) * _BYTE_UNITS[match[2]]
 
 
@@ -84,15 +89,17 @@ def _reader(parse: Callable[[str], float]) -> Callable[[Any], Any]:
     return read
 
 
-def _schema(pattern: str, example: str) -> dict[str, Any]:
-    return {"type": "string", "pattern": pattern, "maxLength": 24, "example": example}
+def _schema(pattern: str, message: str) -> dict[str, Any]:
+    """A string that the API server checks with a sentence, which a schema pattern cannot say."""
+    rule = f"self.matches(r'{pattern}')"
+    return {"type": "string", "maxLength": 24, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
 
 
 Duration = Annotated[
     float,
     BeforeValidator(_reader(parse_duration_seconds)),
     PlainSerializer(format_duration),
-    WithJsonSchema(_schema(DURATION_PATTERN, "500ms")),
+    WithJsonSchema(_schema(DURATION_PATTERN, DURATION_FORM)),
 ]
 """Seconds; written like `500ms`, `30m`."""
 
@@ -100,7 +107,7 @@ Power = Annotated[
     float,
     BeforeValidator(_reader(parse_watts)),
     PlainSerializer(lambda watts: f"{watts:.0f}W"),
-    WithJsonSchema(_schema(POWER_PATTERN, "350W")),
+    WithJsonSchema(_schema(POWER_PATTERN, POWER_FORM)),
 ]
 """Watts per GPU; written like `350W`."""
 
@@ -108,7 +115,7 @@ Clock = Annotated[
     float,
     BeforeValidator(_reader(parse_mhz)),
     PlainSerializer(lambda mhz: f"{mhz:.0f}MHz"),
-    WithJsonSchema(_schema(CLOCK_PATTERN, "1980MHz")),
+    WithJsonSchema(_schema(CLOCK_PATTERN, CLOCK_FORM)),
 ]
 """Megahertz; written like `1980MHz`."""
 
@@ -116,6 +123,6 @@ Bytes = Annotated[
     int,
     BeforeValidator(_reader(parse_bytes)),
     PlainSerializer(format_bytes),
-    WithJsonSchema(_schema(BYTES_PATTERN, "20Gi")),
+    WithJsonSchema(_schema(BYTES_PATTERN, BYTES_FORM)),
 ]
 """Bytes; written like `20Gi`."""
