@@ -1,4 +1,4 @@
-"""What the real API server says of a wrong spec: rejected before the operator sees it, in words a person understands."""
+"""What the real API server says of a wrong spec: refused before the operator sees it, in words people understand."""
 
 import copy
 import pathlib
