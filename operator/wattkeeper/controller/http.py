@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, exposition
 
+from wattkeeper.domain.errors import WattkeeperError
+
 _UNREADY_TICKS = 3
 _DEAD_TICKS = 10
 
@@ -50,6 +52,8 @@ class HealthServer:
         health: Health,
         address: str = "0.0.0.0",  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     ) -> None:
+        """Raises WattkeeperError where the port cannot be had."""
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = self.path.split("?", 1)[0]
@@ -71,7 +75,10 @@ class HealthServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
                 """Probes are not worth a log line."""
 
-        self._server = ThreadingHTTPServer((address, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((address, port), Handler)
+        except OSError as error:
+            raise WattkeeperError(f"port {port} for /metrics and the health pages: {error}; choose another") from error
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +89,6 @@ class Operator:
         """Take the Lease, work until told to stop, hand the Lease back."""
         self.http.start()
         leadership: Leadership | None = None
-        stopping = threading.Event()
         if self.options.lease:
             leadership = Leadership(api=self.options.api, namespace=self.options.settings.operator_namespace)
             leadership.acquire()
@@ -98,14 +96,15 @@ class Operator:
         try:
             self.start()
             _log.info("keeping %s", ", ".join(self.options.settings.namespaces) or "all namespaces")
-            self._run_kopf(stopping)
+            self._run_kopf()
         finally:
             self.stop()
             if leadership is not None:
                 leadership.release()
             self.http.stop()
 
-    def _run_kopf(self, stopping: threading.Event) -> None:
+    def _run_kopf(self) -> None:
+        """Until SIGTERM or SIGINT, which Kopf catches."""
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(kopf_settings)
         kopf_settings.scanning.disabled = bool(self.options.settings.namespaces)
@@ -116,7 +115,6 @@ class Operator:
                 standalone=True,
                 clusterwide=not self.options.settings.namespaces,
                 namespaces=self.options.settings.namespaces,
-                stop_flag=stopping,
                 memo=kopf.Memo(),
             )
         )
