@@ -46,6 +46,9 @@ crds: venv ## write crds/ and the chart's copies from the API types
 	$(BIN)/wattkeeper crds --output crds
 	$(BIN)/python charts/generate.py
 
+docs: venv ## write the reference pages of docs/ from the code
+	$(BIN)/wattkeeper reference --output docs
+
 tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten minutes once)
 	@$(PYTHON) e2e/build_tools.py
 
@@ -61,4 +64,4 @@ cluster: venv tools ## leave a real cluster with simulated GPU nodes running; pr
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help system venv constraints lint unit crds tools test e2e cluster cluster-down
+.PHONY: help system venv constraints lint unit crds docs tools test e2e cluster cluster-down

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import crds, demo, run, train, twin
+from wattkeeper.cli import crds, demo, reference, run, train, twin
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -27,6 +27,7 @@ def main(
 
 crds.register(app)
 demo.register(app)
+reference.register(app)
 run.register(app)
 train.register(app)
 twin.register(app)
