@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import crds, demo, reference, run, train, twin
+from wattkeeper.cli import bench, crds, demo, reference, run, train, twin
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -25,6 +25,7 @@ def main(
     """Keep LLM inference fleets at the lowest energy that still meets their latency SLO."""
 
 
+bench.register(app)
 crds.register(app)
 demo.register(app)
 reference.register(app)

@@ -7,9 +7,7 @@ go on.
 
 import logging
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wattkeeper.api.conditions import Condition, ConditionType, Status, update
@@ -30,6 +28,7 @@ from wattkeeper.controller.kube import (
 )
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.metrics import OperatorMetrics
+from wattkeeper.controller.passes import Pass, Stopwatch
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
@@ -89,6 +88,8 @@ class FleetLoop:
     settings: OperatorSettings
     clock: Clock
     metrics: OperatorMetrics
+    on_pass: Callable[[Pass], None] | None = None
+    """Called in the loop's thread after every pass."""
     states: dict[ServiceKey, ServiceState] = field(default_factory=dict)
     _uids: dict[ServiceKey, str] = field(default_factory=dict)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -96,6 +97,7 @@ class FleetLoop:
     _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
+        self.stopwatch = Stopwatch(metrics=self.metrics)
         self.health = Health(tick_seconds=self.settings.tick_seconds, clock=self.clock.wall)
         self.resolver = Resolver(
             cache=self.cache, conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up
@@ -119,51 +121,48 @@ class FleetLoop:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self.stopwatch.start()
+            failed = False
             try:
                 self.tick()
             except Exception:
+                failed = True
                 self.metrics.ticks.labels("error").inc()
                 _log.exception("a pass of the fleet loop failed; the next one starts afresh")
             else:
                 self.metrics.ticks.labels("success").inc()
                 self.health.last_good_pass = self.clock.wall()
                 self.metrics.last_success.set(self.health.last_good_pass)
-            took = time.monotonic() - began
-            self.metrics.tick_seconds.observe(took)
+            done = self.stopwatch.finish(failed=failed)
+            if self.on_pass is not None:
+                self.on_pass(done)
             # Woken early, the loop still leaves a fifth of the interval between two passes.
-            self._wake.wait(max(0.0, self.settings.tick_seconds - took))
+            self._wake.wait(max(0.0, self.settings.tick_seconds - done.seconds))
             self._wake.clear()
-            self._stopping.wait(max(0.0, 0.2 * self.settings.tick_seconds - took))
-
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.metrics.step_seconds.labels(name).inc(time.perf_counter() - began)
+            self._stopping.wait(max(0.0, 0.2 * self.settings.tick_seconds - done.seconds))
 
     def tick(self) -> None:
         """One pass over all services."""
         wall = self.clock.wall()
-        with self._step("resolve"):
+        with self.stopwatch.step("resolve"):
             bodies = [body for body in self.cache.objects(cluster.SERVICES) if not _leaving(body)]
             services, invalid = self.resolver.resolve_all(bodies, now_seconds=wall)
             view = caps.view(self.cache, now_seconds=wall, agent_max_age_seconds=self.settings.agent_max_age_seconds)
             self._forget_all_but({(body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies})
             entries = [self._enter(service, view) for service in services]
             self.measurements.aim(services, self._node_addresses())
-        with self._step("observe"):
+        with self.stopwatch.step("observe"):
             for entry in entries:
                 self._observe(entry, view, wall)
-        with self._step("account"):
+        with self.stopwatch.step("account"):
             self._account(entries)
-        with self._step("plan"):
+        with self.stopwatch.step("plan"):
             self._plan(entries)
-        with self._step("act"):
+        with self.stopwatch.step("act"):
             for entry in entries:
                 self._act(entry, wall)
             self._set_caps(entries, view)
-        with self._step("status"):
+        with self.stopwatch.step("status"):
             for entry in entries:
                 self._write_status(entry, wall)
             for body in bodies:
@@ -514,6 +513,7 @@ class FleetLoop:
         except KubeError as error:
             _log.warning("the status of %s/%s was not written: %s", namespace, name, error)
             return False
+        self.metrics.status_writes.inc()
         return True
 
     def _tell(

@@ -19,6 +19,9 @@ class OperatorMetrics:
         self.step_seconds = Counter(
             "wattkeeper_loop_step_seconds", "Time spent in a step of the loop", ("step",), registry=self.registry
         )
+        self.status_writes = Counter(
+            "wattkeeper_loop_status_writes", "Status patches of InferenceServices", registry=self.registry
+        )
         self.ticks = Counter("wattkeeper_loop_ticks", "Passes by result", ("result",), registry=self.registry)
         self.services = Gauge("wattkeeper_loop_services", "InferenceServices kept", ("mode",), registry=self.registry)
         self.last_success = Gauge(

@@ -236,7 +236,7 @@ class _Shared:
         free: Counter[str] = Counter()
         for node in self.cache.objects(cluster.NODES):
             product = _node_product(node)
-            if product is not None and not node["spec"].get("unschedulable"):
+            if product is not None and not (node.get("spec") or {}).get("unschedulable"):
                 free[product] += max(0, _allocatable_gpus(node) - used[node["metadata"]["name"]])
         return free
 

@@ -7,6 +7,7 @@ and time alone, so two runs agree. It is not a model of any engine; `wattkeeper.
 
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -37,10 +38,24 @@ class SyntheticService:
 
 
 class SyntheticSource:
-    """A `MetricsSource` of `services` services with `pods_per_service` pods each, drawn from `seed`."""
+    """A `MetricsSource` of `services` services with `pods_per_service` pods each, drawn from `seed`.
 
-    def __init__(self, *, services: int, pods_per_service: int, seed: int = 0, gpus_per_pod: int = 1) -> None:
+    `pods_of` gives the pods of a service where they come and go; the load is spread over those. `day_seconds` is the
+    period of the swing.
+    """
+
+    def __init__(
+        self,
+        *,
+        services: int,
+        pods_per_service: int,
+        seed: int = 0,
+        gpus_per_pod: int = 1,
+        day_seconds: float = _DAY_SECONDS,
+        pods_of: Callable[[SyntheticService], Sequence[str]] = lambda service: service.pods,
+    ) -> None:
         draw = random.Random(seed)
+        self._day_seconds, self._pods_of = day_seconds, pods_of
         self.services = tuple(
             SyntheticService(
                 namespace=f"team-{index % 20}",
@@ -67,8 +82,13 @@ class SyntheticSource:
         return Snapshot(time_seconds=now_seconds, pods=pods, gpus=gpus)
 
     def _readings(self, service: SyntheticService, now_seconds: float) -> list[PodReading]:
-        swing = 0.55 + 0.45 * math.cos(2 * math.pi * now_seconds / _DAY_SECONDS - service.phase)
-        rate = service.peak_requests_per_second * swing / len(service.pods)
+        names = self._pods_of(service)
+        if not names:
+            return []
+        pace = 2 * math.pi / self._day_seconds
+        peak = service.peak_requests_per_second / len(names)
+        rate = peak * (0.55 + 0.45 * math.cos(pace * now_seconds - service.phase))
+        finished = peak * (0.55 * now_seconds + 0.45 / pace * math.sin(pace * now_seconds - service.phase))
         busy = min(0.98, rate / _FULL_RATE_PER_POD)
         tpot = 0.012 / (1.0 - 0.8 * busy)
         ttft = 0.04 + 0.0001 * service.prompt_mean_tokens / (1.0 - busy)
@@ -80,7 +100,7 @@ class SyntheticSource:
             "waiting": 0.0 if busy < 0.9 else round(rate, 3),
             "kv_usage": min(1.0, tokens / 400_000.0),
             "finished_per_second": rate,
-            "finished_requests": rate * (now_seconds % _DAY_SECONDS),
+            "finished_requests": finished + peak * self._day_seconds,
             "in_system_growth_per_second": 0.0,
             "prompt_tokens_per_second": rate * service.prompt_mean_tokens,
             "generation_tokens_per_second": rate * service.output_mean_tokens,
@@ -109,7 +129,7 @@ class SyntheticSource:
                 ),
                 **shared,  # type: ignore[arg-type]
             )
-            for pod in service.pods
+            for pod in names
         ]
 
 

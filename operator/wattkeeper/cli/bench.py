@@ -1,0 +1,70 @@
+"""`wattkeeper bench`: how the operator itself behaves at a size."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wattkeeper.cli.errors import explained
+
+_commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
+
+
+class Output(StrEnum):
+    """Form of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@_commands.callback()
+def _bench() -> None:
+    """Measure the operator itself."""
+
+
+@_commands.command()
+@explained
+def scale(
+    services: Annotated[int, typer.Option(min=1, help="InferenceServices to make.")] = 1000,
+    pods: Annotated[int, typer.Option(min=1, help="Pods per service at the start.")] = 2,
+    passes: Annotated[int, typer.Option(min=1, help="Passes of the loop to measure once it is steady.")] = 20,
+    tick: Annotated[float, typer.Option(min=0.1, help="Seconds between two passes.")] = 15.0,
+    core: Annotated[int | None, typer.Option(min=0, help="Processor that the operator must stay on.")] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="A throw-away cluster with kwok, such as `make cluster` leaves; left out: an API server in memory, "
+            "for small fleets.",
+        ),
+    ] = None,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Make a fleet of simulated pods, run the operator over it, and say what a pass takes."""
+    # Imported here: the other commands shall not wait for the embedded API.
+    from wattkeeper.bench import scale as benchmark
+
+    progress = Console(stderr=True)
+    settings = benchmark.ScaleSettings(
+        services=services,
+        pods_per_service=pods,
+        passes=passes,
+        tick_seconds=tick,
+        core=core,
+        kubeconfig=kubeconfig,
+    )
+    found = benchmark.run(settings, tell=lambda line: progress.print(line, highlight=False))
+    if output is Output.JSON:
+        typer.echo(found.dump())
+        return
+    console = Console()
+    console.print(found.table())
+    for line in found.lines():
+        console.print(line, highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    app.add_typer(_commands, name="bench")
