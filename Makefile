@@ -58,10 +58,13 @@ test: venv tools ## all tests: unit, contract and end to end
 e2e: venv tools ## only the tests that need a cluster
 	$(BIN)/pytest -m cluster
 
+bench-scale: venv tools ## what a pass over 1,000 services costs, on a real API server (about eight minutes)
+	@$(BIN)/python -m e2e.bench_scale --core 0 $(BENCH)
+
 cluster: venv tools ## leave a real cluster with simulated GPU nodes running; prints the line to use it
 	@$(BIN)/python -m e2e.cluster up
 
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help system venv constraints lint unit crds docs tools test e2e cluster cluster-down
+.PHONY: help system venv constraints lint unit crds docs tools test e2e bench-scale cluster cluster-down

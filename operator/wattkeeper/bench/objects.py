@@ -62,7 +62,7 @@ def power_caps(name: str) -> Object:
 
 
 def deployment(service: SyntheticService, model: str) -> Object:
-    """vLLM as a user would run it."""
+    """A vLLM server as a user would run it."""
     labels = {"app": service.name}
     container = {
         "name": "vllm",

@@ -69,8 +69,7 @@ class ScaleResult:
 
     def table(self) -> Table:
         """For people."""
-        title = f"{self.services:,} services, {self.pods:,} pods, {self.nodes} nodes; {self.api}"
-        table = Table("seconds", "p50", "p99", "max", title=title, title_justify="left")
+        table = Table("seconds", "p50", "p99", "max")
         for name, spread in (("pass", self.tick), ("pass, processor time", self.tick_cpu), *self.steps.items()):
             table.add_row(name, *(f"{value:.3f}" for value in (spread.p50, spread.p99, spread.maximum)))
         return table
@@ -81,8 +80,9 @@ class ScaleResult:
         actions = ", ".join(f"{name} {count}" for name, count in sorted(self.actions.items())) or "none"
         core = "any core" if self.core is None else f"core {self.core}"
         return [
-            f"passes            {self.steady_passes} steady every {self.tick_seconds:g} s, {self.failed_passes} failed; "
-            f"{self.starting_passes} at the start, the slowest {self.starting_slowest_seconds:.2f} s",
+            f"fleet             {self.services:,} services, {self.pods:,} pods, {self.nodes} nodes, {self.api}",
+            f"passes            {self.steady_passes} steady every {self.tick_seconds:g} s, {self.failed_passes} failed",
+            f"start             {self.starting_passes} passes, the slowest {self.starting_slowest_seconds:.2f} s",
             f"measured services {self.observed_services:,}",
             f"processor         {self.cpu_share:.1%} of one core ({core}), the whole process",
             f"memory            {self.peak_rss_bytes / 2**20:,.0f} MiB resident at most",

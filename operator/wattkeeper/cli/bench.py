@@ -62,7 +62,7 @@ def scale(
     console = Console()
     console.print(found.table())
     for line in found.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
