@@ -67,6 +67,8 @@ class Service:
     """Why engine arguments cannot be patched, where they cannot."""
     conflict: Problem | None = None
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """About the target, for people; they stop nothing."""
 
     @property
     def key(self) -> ServiceKey:
@@ -107,6 +109,7 @@ class Resolver:
     conflict_hold_seconds: float
     """Wall time for which somebody else's change is respected."""
     readings: "EngineReadings" = field(default_factory=lambda: EngineReadings())
+    writes: "ForeignWrites" = field(default_factory=lambda: ForeignWrites())
     _parsed: dict[ServiceKey, tuple[str, InferenceServiceSpec, InferenceServiceStatus]] = field(default_factory=dict)
 
     def parse(self, body: Object) -> tuple[InferenceServiceSpec, InferenceServiceStatus]:
@@ -141,7 +144,7 @@ class Resolver:
         """
         services: list[Service] = []
         invalid: dict[ServiceKey, str] = {}
-        shared = _Shared(self.cache, self.readings, self.conflict_hold_seconds, now_seconds)
+        shared = _Shared(self.cache, self.readings, self.writes, self.conflict_hold_seconds, now_seconds)
         parsed = []
         for body in bodies:
             key = (body["metadata"]["namespace"], body["metadata"]["name"])
@@ -188,6 +191,21 @@ class EngineReadings:
         return known[1]
 
 
+class ForeignWrites:
+    """When somebody else's replica count was first seen: the API server puts no time on writes of the scale."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int | None, float]] = {}
+
+    def since(self, target: Object, *, by: str, now_seconds: float) -> float:
+        """Wall time at which this count of this writer was first seen."""
+        uid, replicas = target["metadata"]["uid"], target["spec"].get("replicas")
+        known = self._seen.get(uid)
+        if known is None or known[:2] != (by, replicas):
+            self._seen[uid] = known = (by, replicas, now_seconds)
+        return known[2]
+
+
 class _Shared:
     """What all services of one tick share, computed when first asked for."""
 
@@ -195,11 +213,13 @@ class _Shared:
         self,
         cache: cluster.ClusterCache,
         readings: EngineReadings,
+        writes: "ForeignWrites",
         conflict_hold_seconds: float,
         now_seconds: float,
     ) -> None:
         self.cache = cache
         self.readings = readings
+        self.writes = writes
         self.conflict_hold_seconds = conflict_hold_seconds
         self.now_seconds = now_seconds
 
@@ -325,6 +345,7 @@ def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Ser
         service,
         container=reading.container,
         engine=engine,
+        warnings=(*reading.warnings, *owned.warnings),
         engine_refusal=refusal,
         conflict=_conflict(service, target, owned, shared),
         gpus_per_replica=gpus,
@@ -364,7 +385,7 @@ def _foreign_write(
         return None
     changed = scale.field_owners(managed, path)[-1].time_seconds
     if changed is None:
-        return found
+        changed = shared.writes.since(target, by=found.by, now_seconds=shared.now_seconds)
     until = changed + shared.conflict_hold_seconds
     if shared.now_seconds >= until:
         return None

@@ -62,7 +62,7 @@ def _target(service: Service, problems: dict[ConditionType, Problem]) -> Conditi
         f"{service.spec.target_ref.kind} {service.spec.target_ref.name}, container {service.container}, "
         f"{service.gpus_per_replica} x {service.accelerator or 'unknown GPU'} per replica"
     )
-    return _condition(ConditionType.TARGET_RESOLVED, _TRUE, "Found", message)
+    return _condition(ConditionType.TARGET_RESOLVED, _TRUE, "Found", "; ".join((message, *service.warnings)))
 
 
 def _metrics(observation: ServiceObservation | None) -> Condition:
