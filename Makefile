@@ -49,6 +49,9 @@ crds: venv ## write crds/ and the chart's copies from the API types
 docs: venv ## write the reference pages of docs/ from the code
 	$(BIN)/wattkeeper reference --output docs
 
+demo: venv ## a day of traffic against a simulated fleet: no cluster, no GPU; writes demo-report/
+	$(BIN)/wattkeeper demo
+
 tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten minutes once)
 	@$(PYTHON) e2e/build_tools.py
 
@@ -67,4 +70,4 @@ cluster: venv tools ## leave a real cluster with simulated GPU nodes running; pr
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help system venv constraints lint unit crds docs tools test e2e bench-scale cluster cluster-down
+.PHONY: help system venv constraints lint unit crds docs demo tools test e2e bench-scale cluster cluster-down
