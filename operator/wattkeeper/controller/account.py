@@ -18,7 +18,11 @@ from wattkeeper.physics import kv, limits
 from wattkeeper.queueing import sla
 from wattkeeper.queueing.types import Candidates, SlaPrediction
 
-_MARGIN_GAIN = 0.05
+_MARGIN_RISE = 0.3
+"""Share of the way to a larger residual that one measurement takes the latency margin."""
+_MARGIN_HALF_LIFE_SECONDS = 3600.0
+"""Decision time in which an unused margin halves: much longer than a swing between two plans, so that a setting that
+missed its target is not tried again at once."""
 _MARGIN_MAX = 0.5
 _GAP_LIMIT_SECONDS = 900.0
 """A longer gap in measurements (decision time) is left out of the account instead of being bridged."""
@@ -49,7 +53,7 @@ def keep_accounts(accounts: Sequence[Account], *, energy: EnergyModel, now: floa
     queries = [_query(entry) for entry in usable]
     watts_of_all = energy.watts([query for query, _ in queries])
     for entry, (_, prediction), watts in zip(usable, queries, watts_of_all, strict=True):
-        _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=prediction)
+        _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=prediction, now=now)
         _save(
             entry, low=float(watts.low_watts[1]), middle=float(watts.watts[1]), high=float(watts.high_watts[1]), now=now
         )
@@ -94,7 +98,7 @@ def _query(entry: Account) -> tuple[EnergyQuery, SlaPrediction]:
     return EnergyQuery(profile=profile, workload=workload, candidates=candidates, sla=prediction), prediction
 
 
-def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPrediction) -> None:
+def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPrediction, now: float) -> None:
     state, observation = entry.state, entry.observation
     if entry.service.rolling_out or observation.power_watts is None:
         return
@@ -106,9 +110,10 @@ def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPredicti
     ):
         if measured is not None and np.isfinite(predicted) and predicted > 0:
             worst = max(worst, measured / predicted - 1.0)
+    elapsed = max(0.0, now - state.accounted_until) if state.accounted_until is not None else 0.0
+    rested = state.latency_margin * 0.5 ** (elapsed / _MARGIN_HALF_LIFE_SECONDS)
     aim = min(worst, _MARGIN_MAX)
-    gain = _MARGIN_GAIN * (4.0 if aim > state.latency_margin else 1.0)
-    state.latency_margin += gain * (aim - state.latency_margin)
+    state.latency_margin = rested + _MARGIN_RISE * max(0.0, aim - rested)
 
 
 def _save(entry: Account, *, low: float, middle: float, high: float, now: float) -> None:

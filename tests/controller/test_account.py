@@ -1,0 +1,35 @@
+"""The latency margin: learned quickly where a prediction was too hopeful, given back slowly."""
+
+import pytest
+
+from tests.controller.world import service
+
+
+def state(world):
+    return world.operator.loop.states[world.namespace, "chat"]
+
+
+@pytest.fixture
+def busy(world):
+    world.fleet(replicas=3, rate=4.0)
+    world.create(service(world.namespace))
+    world.tick()
+    return world
+
+
+def test_a_latency_above_the_prediction_widens_the_margin(busy):
+    before = state(busy).latency_margin
+    busy.measure(rate=4.0, tpot=0.045)
+    busy.tick(3)
+    assert state(busy).latency_margin > max(before, 0.2)
+
+
+def test_a_margin_is_given_back_slowly(make_world):
+    world = make_world(speed_up=600.0)  # a tick takes minutes of decision time
+    world.fleet(replicas=3, rate=4.0, tpot=0.045)
+    world.create(service(world.namespace))
+    world.tick(4)
+    wide = state(world).latency_margin
+    world.measure(rate=4.0, tpot=0.009, ttft=0.009)
+    world.tick(2)
+    assert 0.5 * wide < state(world).latency_margin < wide
