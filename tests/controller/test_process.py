@@ -1,6 +1,8 @@
 """The operator as a process: it says what is wrong at the start, and ends when it is told to."""
 
 import contextlib
+import datetime as dt
+import json
 import os
 import pathlib
 import signal
@@ -56,22 +58,26 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def answers(url: str) -> bool:
+def page(url: str) -> dict[str, object]:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
-            return response.status == 200
+            return json.load(response)
     except OSError:
-        return False
+        return {}
+
+
+def wait_for_page(process: subprocess.Popen[str], port: int, word: str) -> None:
+    deadline = time.monotonic() + 60
+    while word not in page(f"http://127.0.0.1:{port}/readyz"):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_sigterm_ends_it_and_hands_the_lease_back(kubeconfig):
     port = free_port()
     with operator(f"--kubeconfig={kubeconfig}", f"--http-port={port}", "--tick=1", "--log-format=text") as process:
-        deadline = time.monotonic() + 60
-        while not answers(f"http://127.0.0.1:{port}/readyz"):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_page(process, port, "limitSeconds")
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         text, _ = process.communicate(timeout=30)
@@ -82,6 +88,22 @@ def test_sigterm_ends_it_and_hands_the_lease_back(kubeconfig):
         "wattkeeper", "wattkeeper-system"
     )
     assert not lease.spec.holder_identity
+
+
+def test_sigterm_ends_a_standby_that_waits_for_the_lease(kubeconfig):
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    held = {"holderIdentity": "another", "leaseDurationSeconds": 600, "acquireTime": now, "renewTime": now}
+    leases = client.CoordinationV1Api(kube.load_client(str(kubeconfig)))
+    leases.create_namespaced_lease("wattkeeper-system", {"metadata": {"name": "wattkeeper"}, "spec": held})
+    port = free_port()
+    with operator(f"--kubeconfig={kubeconfig}", f"--http-port={port}", "--log-format=text") as process:
+        wait_for_page(process, port, "standingBy")
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, text
+        assert "Traceback" not in text
+    lease = leases.read_namespaced_lease("wattkeeper", "wattkeeper-system")
+    assert lease.spec.holder_identity == "another"
 
 
 def test_a_taken_port_is_told_in_one_line(kubeconfig):

@@ -48,7 +48,7 @@ def impact(target: Mapping[str, Any], *, gpus_per_replica: int, free_gpus: int |
     if by_hand:
         reason, message = (
             "RolloutByHand",
-            "updateStrategy OnDelete: pods keep the old arguments until somebody deletes them",
+            "updateStrategy OnDelete or a partition: pods keep the old arguments until somebody acts",
         )
     strategy = None
     if reason in ("RolloutNeedsFreeGpus", "GpusNotKnown"):
@@ -87,6 +87,8 @@ def _stateful(strategy: Mapping[str, Any], replicas: int) -> tuple[int, int, boo
     if strategy.get("type") == "OnDelete":
         return 0, 0, True
     rolling = strategy.get("rollingUpdate") or {}
+    if rolling.get("partition"):
+        return 0, 0, True
     return 0, max(scaled(rolling.get("maxUnavailable", 1), replicas, up=False), 1), False
 
 

@@ -7,13 +7,13 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wattkeeper.actuators import engine_args, power
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.conditions import ConditionType
-from wattkeeper.controller import rollout
+from wattkeeper.controller import note as notes
 from wattkeeper.controller.caps import Node, PowerView
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.kube import (
@@ -21,6 +21,7 @@ from wattkeeper.controller.kube import (
     Kube,
     KubeConflictError,
     KubeError,
+    KubeForbiddenError,
     KubeNotFoundError,
     Object,
     node_power_cap_path,
@@ -48,6 +49,15 @@ class CapWish:
     service: Service
     watts: float | None
     clock_mhz: float | None
+
+
+@dataclass(kw_only=True)
+class CapsOutcome:
+    """What became of all wishes of a tick."""
+
+    moved: set[ServiceKey] = field(default_factory=set)
+    """Services whose limits were written anew, not only renewed."""
+    problems: dict[ServiceKey, Problem] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -85,6 +95,8 @@ class Actor:
             raise ValueError("only resolved services are changed")
         try:
             live = self._live_target(service)
+            if notes.read_note(live) is not None:
+                return _retry_later("a roll-out is under way already")
             pod_spec = live["spec"]["template"]["spec"]
             patched = propose(service, pod_spec, change)
         except PatchRefusedError as error:
@@ -95,35 +107,41 @@ class Actor:
             return _failed(ConditionType.ROLLOUT, "PatchFailed", error)
         if not patched.changed:
             return Outcome(done=False)
-        before = _fields(pod_spec, service.container)
-        note = rollout.Note(
+        after = notes.fields_of(patched.pod_spec, service.container) or {}
+        note = notes.Note(
             container=service.container,
-            before=before,
+            before=notes.fields_of(pod_spec, service.container) or {},
+            after=notes.fingerprint(after),
             change=change,
             started_at=to_rfc3339(now),
             slo_was_met=slo_was_met,
         )
-        after = _fields(patched.pod_spec, service.container)
-        return self._patch_target(
-            service, rollout.container_patch(live, service.container, after, note.dump()), "PatchFailed"
-        )
+        operations = notes.container_patch(live, service.container, after, note.dump())
+        return self._patch_target(service, operations, "PatchFailed")
 
-    def roll_back(self, service: Service, note: rollout.Note) -> Outcome:
-        """Put the arguments back that were there before a roll-out."""
+    def roll_back(self, service: Service, note: notes.Note, why: str) -> Outcome:
+        """Put the arguments back that were there before a roll-out; the note says why until status remembers it."""
         try:
             live = self._live_target(service)
         except KubeError as error:
             return _failed(ConditionType.ROLLOUT, "RollBackFailed", error)
-        operations = rollout.container_patch(live, note.container, note.before, None)
+        fields = notes.fields_of(live["spec"]["template"]["spec"], note.container)
+        if fields is None or notes.fingerprint(fields) != note.after:
+            return _retry_later("somebody else changed the arguments meanwhile")
+        annotation = replace(note, failed=why).dump()
+        operations = notes.container_patch(live, note.container, note.before, annotation)
         return self._patch_target(service, operations, "RollBackFailed")
 
-    def forget_rollout(self, service: Service) -> Outcome:
-        """Remove the note of a roll-out that went well."""
+    def write_note(self, service: Service, note: notes.Note | None) -> Outcome:
+        """Keep the note of a roll-out up to date, or remove it; no pod restarts."""
         try:
             live = self._live_target(service)
         except KubeError as error:
-            return _failed(ConditionType.ROLLOUT, "NoteNotRemoved", error)
-        return self._patch_target(service, rollout.forget_patch(live), "NoteNotRemoved")
+            return _failed(ConditionType.ROLLOUT, "NoteNotWritten", error)
+        operations = notes.note_patch(live, None if note is None else note.dump())
+        if len(operations) == 1:
+            return Outcome(done=True)
+        return self._patch_target(service, operations, "NoteNotWritten")
 
     def _live_target(self, service: Service) -> Object:
         return self.kube.get(
@@ -140,12 +158,9 @@ class Actor:
             return _failed(ConditionType.ROLLOUT, reason, error)
         return Outcome(done=True)
 
-    def set_caps(self, wishes: Sequence[CapWish], view: PowerView) -> dict[ServiceKey, Problem]:
-        """Bring the NodePowerCaps to what is wished: at most one write per node, none where nothing changes.
-
-        Returns what went wrong, by service.
-        """
-        problems: dict[ServiceKey, Problem] = {}
+    def set_caps(self, wishes: Sequence[CapWish], view: PowerView) -> CapsOutcome:
+        """Bring the NodePowerCaps to what is wished: at most one write per node, none where nothing changes."""
+        outcome = CapsOutcome()
         by_node: dict[str, list[CapWish]] = defaultdict(list)
         for wish in wishes:
             owned = {node.name for node in view.nodes.values() if _owns(node, wish.service.owner)}
@@ -156,25 +171,26 @@ class Actor:
             for name, group in by_node.items():
                 live = [wish for wish in group if (wish.service.key, wish.service.uid) not in self._gone]
                 try:
-                    problems |= self._set_node(name, live, view)
+                    self._set_node(name, live, view, outcome)
                 except KubeConflictError:
                     continue
                 except KubeError as error:
                     for wish in live:
-                        problems[wish.service.key] = Problem(
+                        outcome.problems[wish.service.key] = Problem(
                             condition=ConditionType.POWER_ENFORCED, reason="CapNotWritten", message=str(error)
                         )
-        return problems
+        return outcome
 
-    def _set_node(self, name: str, wishes: Sequence[CapWish], view: PowerView) -> dict[ServiceKey, Problem]:
-        problems: dict[ServiceKey, Problem] = {}
+    def _set_node(self, name: str, wishes: Sequence[CapWish], view: PowerView, outcome: CapsOutcome) -> None:
         node = view.nodes.get(name)
         if node is None:
-            return problems
+            return
         entries = [entry.model_dump(by_alias=True, exclude_none=True) for entry in node.entries]
-        devices = [device.model_dump(by_alias=True) for device in node.devices]
-        changed = False
+        # Only which GPUs there are: the agent clamps to the cards' bounds and says so in clamped.
+        devices = [{"uuid": device.uuid} for device in node.devices]
+        changed, moved = False, set()
         for wish in wishes:
+            before = _values(entries, wish.service.owner)
             decision = power.decide_caps(
                 {"caps": entries},
                 gpus=[device.uuid for device in node.devices_of(wish.service.namespace, wish.service.pod_names)],
@@ -186,18 +202,20 @@ class Actor:
                 devices=devices,
             )
             if decision.conflicts:
-                problems[wish.service.key] = Problem(
+                outcome.problems[wish.service.key] = Problem(
                     condition=ConditionType.CONFLICT,
                     reason=decision.conflicts[0].reason,
                     message=f"node {name}: {'; '.join(item.message for item in decision.conflicts)}",
                 )
             if decision.caps is not None:
                 entries, changed = decision.caps, True
+                if _values(entries, wish.service.owner) != before:
+                    moved.add(wish.service.key)
         if changed:
             self.kube.patch(
                 node_power_cap_path(name), {"spec": {"caps": entries}}, resource_version=node.resource_version
             )
-        return problems
+            outcome.moved |= moved
 
     def ensure_nodes(self, names: Sequence[str], view: PowerView) -> None:
         """Create the NodePowerCap of nodes that have none, empty, for their agents to report in."""
@@ -224,7 +242,8 @@ class Actor:
             self._gone.add((key, uid))
             try:
                 found = self.kube.get(node_power_cap_path()).get("items") or []
-            except KubeNotFoundError:
+            except (KubeNotFoundError, KubeForbiddenError) as error:
+                _log.warning("caps of %s cannot be looked at; they run out by themselves: %s", owner, error)
                 return
             for body in found:
                 kept = power.release(body.get("spec"), owner=owner)
@@ -251,9 +270,8 @@ def _owns(node: Node, owner: str) -> bool:
     return any(entry.owner == owner for entry in node.entries)
 
 
-def _fields(pod_spec: Object, container: str) -> dict[str, Any]:
-    found = next(item for item in pod_spec["containers"] if item["name"] == container)
-    return {name: found[name] for name in rollout.FIELDS if name in found}
+def _values(entries: Sequence[Object], owner: str) -> dict[str, tuple[Any, Any]]:
+    return {entry["uuid"]: (entry.get("watts"), entry.get("clockMHz")) for entry in entries if entry["owner"] == owner}
 
 
 def _retry_later(why: str) -> Outcome:

@@ -16,6 +16,7 @@ from wattkeeper.controller.kube import Object
 from wattkeeper.controller.resolve import Service
 from wattkeeper.domain.observation import GpuReading
 
+CAP_REFUSED = "CapRefused"
 _ENFORCED_TOLERANCE_WATTS = 2.0
 _GRACE_SECONDS = 60.0
 """A limit may take this long from being asked for to being read back before it counts as refused."""
@@ -108,10 +109,10 @@ class PowerView:
     def _silent(self, node: Node) -> bool:
         return node.heartbeat is None or self.now_seconds - node.heartbeat > self.agent_max_age_seconds
 
-    def report(self, service: Service, *, acting: bool, asked_since: float | None) -> CapReport | None:
+    def report(self, service: Service, *, acting: bool, asked_since: float) -> CapReport | None:
         """What to say of the power lever; None where the service has none.
 
-        `acting`: the service is enforced. `asked_since`: wall time of the last change of its cap.
+        `acting`: the service is enforced. `asked_since`: wall time since when its cap is as it is.
         """
         if service.levers.power_cap is None and service.levers.clock_lock is None:
             return None
@@ -146,18 +147,12 @@ class PowerView:
             return CapReport(
                 enforced=None, reason="NotEnforcing", message="caps are only set in mode Enforce", usable=True, **watts
             )
-        refused = [
-            device.uuid
-            for device in devices
-            if device.clamped is not None
-            and device.enforced is not None
-            and abs(device.enforced - device.clamped) > _ENFORCED_TOLERANCE_WATTS
-        ]
-        patient = asked_since is None or self.now_seconds - asked_since < _GRACE_SECONDS
-        if refused and not patient:
+        asked = {entry.uuid for entry in self.entries_of(service) if entry.watts is not None}
+        refused = [device.uuid for device in devices if device.uuid in asked and _refuses(device)]
+        if refused and self.now_seconds - asked_since >= _GRACE_SECONDS:
             return CapReport(
                 enforced=False,
-                reason="CapRefused",
+                reason=CAP_REFUSED,
                 message=f"{len(refused)} of {len(devices)} GPUs do not take the limit, for example {refused[0]}",
                 usable=False,
                 **watts,
@@ -168,6 +163,14 @@ class PowerView:
         if watts["clamped_watts"] is not None and watts["clamped_watts"] != watts["requested_watts"]:
             message = "the cards' own bounds change the limit asked for"
         return CapReport(enforced=True, reason="Enforced", message=message, usable=True, **watts)
+
+
+def _refuses(device: DeviceStatus) -> bool:
+    """The agent did not take the wish over, or the card shows another limit than the agent set."""
+    if device.requested is None:
+        return True
+    wanted = device.clamped if device.clamped is not None else device.requested
+    return device.enforced is not None and abs(device.enforced - wanted) > _ENFORCED_TOLERANCE_WATTS
 
 
 def view(cache: cluster.ClusterCache, *, now_seconds: float, agent_max_age_seconds: float) -> PowerView:

@@ -15,7 +15,7 @@ _REPEAT_SECONDS = 600.0
 
 @dataclass(kw_only=True)
 class Recorder:
-    """Writes events; the same reason and message of a service is written again only after ten minutes."""
+    """Writes events; the same one of a service is written again only after ten minutes."""
 
     kube: Kube
     _last: dict[tuple[ServiceKey, str, str], float] = field(default_factory=dict)
@@ -28,14 +28,21 @@ class Recorder:
         """Something that needs attention. `now` is wall time in seconds."""
         self._write(service, "Warning", reason, message, now)
 
+    def turn(self, service: Service, type_: str, reason: str, message: str, *, now: float) -> None:
+        """A condition that turned: not repeated for a reason, whatever the figures in the message are."""
+        self._write(service, type_, reason, message, now, repeats=reason)
+
     def forget(self, key: ServiceKey) -> None:
         """Drop what is kept of a deleted service."""
         self._last = {known: time for known, time in self._last.items() if known[0] != key}
 
-    def _write(self, service: Service, type_: str, reason: str, message: str, now: float) -> None:
-        known = (service.key, reason, message)
+    def _write(
+        self, service: Service, type_: str, reason: str, message: str, now: float, repeats: str | None = None
+    ) -> None:
+        known = (service.key, reason, repeats or message)
         if now - self._last.get(known, float("-inf")) < _REPEAT_SECONDS:
             return
+        self._last = {key: time for key, time in self._last.items() if now - time < _REPEAT_SECONDS}
         self._last[known] = now
         digest = hashlib.sha256(f"{service.uid}{reason}{message}{now}".encode()).hexdigest()[:16]
         stamp = to_rfc3339(now)

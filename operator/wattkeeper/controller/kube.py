@@ -32,6 +32,7 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 20.0
 _WATCH_READ_SECONDS = 330.0
 _RETRIES = 3
+_REST_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +91,9 @@ class Kube:
     api: client.ApiClient
     sleep: Callable[[float], None] = time.sleep
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _unreachable_until: float = float("-inf")
 
     def get(self, path: str) -> Object:
         """One object by its API path."""
@@ -155,21 +158,24 @@ class Kube:
         content_type: str = "application/json",
         query: list[tuple[str, str]] | None = None,
     ) -> Object:
+        if self.monotonic() < self._unreachable_until:
+            raise KubeError(f"{method} {path}: not tried, the API server could not be reached a moment ago")
         for attempt in range(_RETRIES + 1):
             last = attempt == _RETRIES
             try:
                 response = self._raw(method, path, body, content_type=content_type, query=query)
+                payload = response.read()
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 self._count(method, 0)
                 if last:
+                    # Or a pass over a thousand services would wait a thousand times for a server that is down.
+                    self._unreachable_until = self.monotonic() + _REST_SECONDS
                     raise KubeError(f"{method} {path}: the API server cannot be reached: {error}") from error
                 self.sleep(0.2 * 2**attempt)
                 continue
-            payload = response.read()
             self._count(method, response.status)
             if 200 <= response.status < 300:
-                result: Object = json.loads(payload)
-                return result
+                return _parsed(method, path, payload)
             if (response.status == 429 or response.status >= 500) and not last:
                 self.sleep(_retry_after(response) or 0.2 * 2**attempt)
                 continue
@@ -203,6 +209,16 @@ class Kube:
     def _count(self, method: str, code: int) -> None:
         with self._lock:
             self.requests[method, code] = self.requests.get((method, code), 0) + 1
+
+
+def _parsed(method: str, path: str, payload: bytes) -> Object:
+    try:
+        result: Object = json.loads(payload)
+    except ValueError as error:
+        raise KubeError(
+            f"{method} {path}: the answer is not JSON: is there a proxy in front of the API server?"
+        ) from error
+    return result
 
 
 def _retry_after(response: Any) -> float | None:

@@ -7,28 +7,24 @@ go on.
 
 import logging
 import threading
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from wattkeeper.api.conditions import Condition, ConditionType, Status, update
-from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus, Mode
+from wattkeeper.api.conditions import ConditionType, Status
+from wattkeeper.api.inference_service import HistoryEntry, Mode
 from wattkeeper.controller import account, caps, rollout, status
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.act import Actor, CapWish, propose
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.events import Recorder
 from wattkeeper.controller.http import Health
-from wattkeeper.controller.kube import (
-    Kube,
-    KubeConflictError,
-    KubeError,
-    KubeNotFoundError,
-    Object,
-    service_path,
-)
+from wattkeeper.controller.kube import Kube, Object
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.metrics import OperatorMetrics
+from wattkeeper.controller.note import Note, read_note
 from wattkeeper.controller.passes import Pass, Stopwatch
+from wattkeeper.controller.publish import Publisher
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
@@ -44,16 +40,6 @@ from wattkeeper.telemetry.observe import observe
 _log = logging.getLogger(__name__)
 
 _GUARDS = (PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION)
-_NOTABLE = (
-    ConditionType.TARGET_RESOLVED,
-    ConditionType.METRICS_AVAILABLE,
-    ConditionType.SLO_SATISFIABLE,
-    ConditionType.SLO_MET,
-    ConditionType.POWER_ENFORCED,
-    ConditionType.ROLLOUT,
-    ConditionType.CONFLICT,
-    ConditionType.MODEL_TRUSTED,
-)
 
 
 @dataclass(kw_only=True)
@@ -67,12 +53,14 @@ class _Entry:
     observation: ServiceObservation | None = None
     plan: Plan | None = None
     problems: list[Problem] = field(default_factory=list)
+    failed: bool = False
+    """True where a step failed in an unexpected way: the later steps leave the service alone, its caps are released."""
 
     @property
     def acting(self) -> bool:
         """True where the plan may be carried out."""
         spec = self.service.spec
-        return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None
+        return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None and not self.failed
 
 
 @dataclass(kw_only=True)
@@ -100,7 +88,15 @@ class FleetLoop:
         self.stopwatch = Stopwatch(metrics=self.metrics)
         self.health = Health(tick_seconds=self.settings.tick_seconds, clock=self.clock.wall)
         self.resolver = Resolver(
-            cache=self.cache, conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up
+            cache=self.cache,
+            conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up,
+            argument_hold_seconds=self.settings.argument_hold_seconds / self.settings.speed_up,
+        )
+        self.publisher = Publisher(
+            kube=self.kube,
+            recorder=self.recorder,
+            written=self.metrics.status_writes.inc,
+            refresh_seconds=self.settings.observed_refresh_seconds,
         )
 
     def start(self) -> None:
@@ -148,30 +144,64 @@ class FleetLoop:
             bodies = [body for body in self.cache.objects(cluster.SERVICES) if not _leaving(body)]
             services, invalid = self.resolver.resolve_all(bodies, now_seconds=wall)
             view = caps.view(self.cache, now_seconds=wall, agent_max_age_seconds=self.settings.agent_max_age_seconds)
+            # What is kept of an invalid one is read from its status again once it is valid.
             self._forget_all_but({(body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies})
-            entries = [self._enter(service, view) for service in services]
+            for key in invalid:
+                self.states.pop(key, None)
+            entries = self._entries(services, view)
             self.measurements.aim(services, self._node_addresses())
         with self.stopwatch.step("observe"):
-            for entry in entries:
-                self._observe(entry, view, wall)
+            self._each(entries, lambda entry: self._observe(entry, view, wall), "observing")
         with self.stopwatch.step("account"):
-            self._account(entries)
+            self._together(entries, self._account, "accounting")
         with self.stopwatch.step("plan"):
-            self._plan(entries)
+            self._together(entries, lambda group: self._plan(group, fleet_size=len(entries)), "planning")
         with self.stopwatch.step("act"):
-            for entry in entries:
-                self._act(entry, wall)
+            self._each(entries, lambda entry: self._act(entry, wall), "acting")
             self._set_caps(entries, view)
         with self.stopwatch.step("status"):
-            for entry in entries:
-                self._write_status(entry, wall)
+            self._each(entries, lambda entry: self._write_status(entry, wall), "writing status")
             for body in bodies:
                 key = (body["metadata"]["namespace"], body["metadata"]["name"])
                 if key in invalid:
-                    self._write_invalid(body, invalid[key], wall)
+                    self.publisher.publish_invalid(body, invalid[key], wall=wall)
         self._export(entries)
 
+    def _each(self, entries: Sequence[_Entry], step: Callable[[_Entry], None], doing: str) -> None:
+        """A step for one service after the other; one that fails does not stop the others."""
+        for entry in entries:
+            try:
+                step(entry)
+            except Exception:
+                _log.exception("%s %s failed", doing, entry.service.owner)
+                entry.failed, entry.plan, entry.state.plan = True, None, None
+                entry.problems.append(
+                    Problem(
+                        condition=ConditionType.READY,
+                        reason="InternalError",
+                        message=f"{doing} failed in an unexpected way; the operator's log has the trace",
+                    )
+                )
+
+    def _together(self, entries: Sequence[_Entry], step: Callable[[Sequence[_Entry]], None], doing: str) -> None:
+        """A step for the whole fleet in one call; where that fails, for each service alone."""
+        group = [entry for entry in entries if not entry.failed]
+        try:
+            step(group)
+        except Exception:
+            _log.exception("%s all services at once failed: once more, one by one", doing)
+            self._each(group, lambda entry: step([entry]), doing)
+
     # 1 look
+
+    def _entries(self, services: Sequence[Service], view: caps.PowerView) -> list[_Entry]:
+        entries = []
+        for service in services:
+            try:
+                entries.append(self._enter(service, view))
+            except Exception:  # its caps are not renewed and run out
+                _log.exception("%s cannot be looked at", service.owner)
+        return entries
 
     def _enter(self, service: Service, view: caps.PowerView) -> _Entry:
         state = self.states.get(service.key)
@@ -183,13 +213,30 @@ class FleetLoop:
             replicas=service.desired_replicas, power_cap_watts=watts, clock_mhz=clock_mhz, engine=service.engine
         )
         acting = service.spec.mode is Mode.ENFORCE
-        since = None if state.last_cap_move is None else self.clock.wall_time(state.last_cap_move)
+        since = self.clock.wall_time(state.seen_since if state.last_cap_move is None else state.last_cap_move)
+        report = view.report(service, acting=acting, asked_since=since)
+        if state.bad_engines:
+            state.bad_engines = [bad for bad in state.bad_engines if rollout.offered(bad, service.levers.engine)]
+            state.rolled_back = state.rolled_back if state.bad_engines else None
         return _Entry(
             service=service,
             state=state,
             current=current,
-            report=view.report(service, acting=acting, asked_since=since),
+            report=self._hold_refusal(state, report) if acting else report,
         )
+
+    def _hold_refusal(self, state: ServiceState, report: caps.CapReport | None) -> caps.CapReport | None:
+        """A refused limit is not asked for again at once: the lever would come and go with every tick."""
+        if report is None:
+            state.cap_refusal = None
+        elif report.reason == caps.CAP_REFUSED:
+            until = self.clock.now() + self.settings.refusal_hold_seconds
+            again = to_rfc3339(self.clock.wall_time(until))
+            state.cap_refusal = (until, f"{report.message}; planning goes on without caps until {again}")
+            return replace(report, message=state.cap_refusal[1])
+        elif report.usable and state.cap_refusal is not None and self.clock.now() < state.cap_refusal[0]:
+            return replace(report, enforced=False, usable=False, reason=caps.CAP_REFUSED, message=state.cap_refusal[1])
+        return report
 
     def _forget_all_but(self, alive: set[ServiceKey]) -> None:
         for key in set(self.states) - alive:
@@ -257,11 +304,11 @@ class FleetLoop:
 
     # 5 plan
 
-    def _plan(self, entries: Sequence[_Entry]) -> None:
+    def _plan(self, entries: Sequence[_Entry], *, fleet_size: int) -> None:
         asked = []
         requests = []
         for entry in entries:
-            request = self._request(entry)
+            request = self._request(entry, fleet_size=fleet_size)
             if request is not None:
                 asked.append(entry)
                 requests.append(request)
@@ -270,7 +317,7 @@ class FleetLoop:
         ):
             self._decide(entry, decided)
 
-    def _request(self, entry: _Entry) -> PlanRequest | None:
+    def _request(self, entry: _Entry, *, fleet_size: int) -> PlanRequest | None:
         service, state, observation = entry.service, entry.state, entry.observation
         if service.spec.paused or service.spec.mode is Mode.OBSERVE:
             state.plan = None if service.spec.mode is Mode.OBSERVE else state.plan
@@ -302,15 +349,32 @@ class FleetLoop:
             ready_replicas=service.ready_replicas,
             startup_seconds=startup,
             power_lever=entry.report is not None and (entry.report.usable or not enforcing),
-            rollout_allowed=service.engine_refusal is None
-            and not service.rolling_out
-            and rollout.read_note(service.target or {"metadata": {}}) is None,
+            rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
             trusted=state.correction.trusted and self.energy.trusted,
             margin=state.latency_margin,
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
         )
+
+    def _rollout_allowed(self, entry: _Entry, *, fleet_size: int) -> bool:
+        """Whether new engine arguments are looked at now, which doubles the work of a plan.
+
+        In a large fleet a service that is enforced gets its turn every `rollout_look_seconds`; one that is only
+        recommended to is looked at always, or its recommendation would come and go.
+        """
+        service, state, now = entry.service, entry.state, self.clock.now()
+        if service.engine_refusal is not None or service.rolling_out or read_note(service.target) is not None:
+            return False
+        if fleet_size <= self.settings.large_fleet_services or not entry.acting:
+            return True
+        every = self.settings.rollout_look_seconds
+        if state.engine_looked is None:
+            state.engine_looked = now - every * (zlib.crc32(service.uid.encode()) % 1000) / 1000
+        if now - state.engine_looked < every:
+            return False
+        state.engine_looked = now
+        return True
 
     def _startup_seconds(self, service: Service) -> float:
         measured = sorted(filter(None, map(_pod_startup_seconds, service.pods)))
@@ -325,8 +389,9 @@ class FleetLoop:
             state.last_guard = self.clock.now()
         self.metrics.decisions.labels(*entry.service.key, decided.reason.value).inc()
         change = status.describe_change(entry.current, decided.target, decided.engine_change)
-        if before is None or before.target != decided.target or not state.decided_at:
-            state.decided_at = to_rfc3339(self.clock.wall())
+        decides = status.decision(decided)
+        if decides != state.decided:
+            state.decided, state.decided_at = decides, to_rfc3339(self.clock.wall())
             if change:
                 state.remember(
                     HistoryEntry(
@@ -349,20 +414,10 @@ class FleetLoop:
     def _act(self, entry: _Entry, wall: float) -> None:
         if not entry.acting:
             return
-        try:
-            self._see_rollout(entry, wall)
-            if entry.plan is not None:
-                self._act_on_replicas(entry, entry.plan, wall)
-                self._act_on_engine(entry, entry.plan, wall)
-        except Exception:
-            _log.exception("acting on %s failed", entry.service.owner)
-            entry.problems.append(
-                Problem(
-                    condition=ConditionType.ROLLOUT,
-                    reason="InternalError",
-                    message="acting failed in an unexpected way; the operator's log has the trace",
-                )
-            )
+        self._see_rollout(entry, wall)
+        if entry.plan is not None:
+            self._act_on_replicas(entry, entry.plan, wall)
+            self._act_on_engine(entry, entry.plan, wall)
 
     def _act_on_replicas(self, entry: _Entry, decided: Plan, wall: float) -> None:
         service, state = entry.service, entry.state
@@ -370,6 +425,8 @@ class FleetLoop:
         wanted, have = decided.target.replicas, service.desired_replicas
         if wanted == have or not service.replicas_are_ours:
             return
+        if wanted < have and service.rolling_out:
+            return  # pods are out of service already: one disruptive action at a time
         outcome = self.actor.scale(service, wanted)
         self._count(service, "scale", outcome.problem)
         if outcome.problem is not None:
@@ -405,22 +462,39 @@ class FleetLoop:
 
     def _see_rollout(self, entry: _Entry, wall: float) -> None:
         service, state = entry.service, entry.state
-        note = rollout.read_note(service.target) if service.target is not None else None
+        note = read_note(service.target)
         if note is None:
             return
+        started = from_rfc3339(note.started_at)
+        if started is not None:  # an operator that died right after the patch did not write it down
+            state.last_rollout = max(state.last_rollout or 0.0, self.clock.decision_time(started))
+        if note.failed is not None:
+            self._remember_failure(entry, note, note.failed)
+            return
         verdict, why = rollout.judge(note, service, entry.observation, clock=self.clock, settings=self.settings)
-        if verdict is rollout.Verdict.COMPLETE:
-            self.actor.forget_rollout(service)
+        if verdict in (rollout.Verdict.COMPLETE, rollout.Verdict.SUPERSEDED):
+            self._note(entry, self.actor.write_note(service, None).problem)
+        elif verdict is rollout.Verdict.READY:
+            self._note(entry, self.actor.write_note(service, replace(note, ready_at=to_rfc3339(wall))).problem)
         elif verdict is rollout.Verdict.FAILED:
-            outcome = self.actor.roll_back(service, note)
+            outcome = self.actor.roll_back(service, note, why)
             self._count(service, "rollback", outcome.problem)
-            if outcome.problem is not None:
-                entry.problems.append(outcome.problem)
+            self._note(entry, outcome.problem)
             if outcome.done:
-                state.bad_engines = [*state.bad_engines, note.change]
-                state.rolled_back = f"{why}; the arguments went back, and these are not tried again"
-                self.recorder.warning(service, "RolledBack", state.rolled_back, now=wall)
-                entry.plan = None  # the plan was made for arguments that are just going away
+                state.remember_bad(note.change, why)
+                self.recorder.warning(service, "RolledBack", state.rolled_back or why, now=wall)
+                entry.plan = state.plan = None  # it was made for arguments that are just going away
+
+    def _remember_failure(self, entry: _Entry, note: Note, why: str) -> None:
+        """The note of a failed roll-out goes once the object's status remembers what it says."""
+        if status.engine_status(note.change) in entry.service.status.memory.bad_engines:
+            self._note(entry, self.actor.write_note(entry.service, None).problem)
+        else:
+            entry.state.remember_bad(note.change, why)
+
+    def _note(self, entry: _Entry, problem: Problem | None) -> None:
+        if problem is not None:
+            entry.problems.append(problem)
 
     def _set_caps(self, entries: Sequence[_Entry], view: caps.PowerView) -> None:
         wishes = []
@@ -432,15 +506,15 @@ class FleetLoop:
             wishes.append(wish)
             if entry.report is not None and entry.acting:
                 nodes |= entry.service.nodes
-            before = (entry.current.power_cap_watts, entry.current.clock_mhz)
-            if (wish.watts, wish.clock_mhz) != before:
+        self.actor.ensure_nodes(sorted(nodes), view)
+        outcome = self.actor.set_caps(wishes, view)
+        for entry in entries:
+            if entry.service.key in outcome.moved:
                 entry.state.last_cap_move = self.clock.now()
                 self._count(entry.service, "cap", None)
-        self.actor.ensure_nodes(sorted(nodes), view)
-        problems = self.actor.set_caps(wishes, view)
-        for entry in entries:
-            problem = problems.get(entry.service.key)
+            problem = outcome.problems.get(entry.service.key)
             if problem is not None:
+                self._count(entry.service, "cap", problem)
                 entry.problems.append(problem)
 
     def _cap_wish(self, entry: _Entry) -> CapWish | None:
@@ -450,7 +524,7 @@ class FleetLoop:
         if not enforcing or entry.report is None or service.target is None:
             return CapWish(service=service, watts=None, clock_mhz=None)
         if decided is None:  # paused, or nothing could be decided: what is set stays, and is renewed
-            if service.spec.paused:
+            if service.spec.paused and not entry.failed:
                 return CapWish(service=service, watts=entry.current.power_cap_watts, clock_mhz=entry.current.clock_mhz)
             return CapWish(service=service, watts=None, clock_mhz=None)
         return CapWish(service=service, watts=decided.target.power_cap_watts, clock_mhz=decided.target.clock_mhz)
@@ -474,85 +548,16 @@ class FleetLoop:
         built = status.build(
             findings, state, now_text=to_rfc3339(wall), to_text=lambda time: to_rfc3339(self.clock.wall_time(time))
         )
-        before = state.written
-        if before is not None and not self._worth_writing(before, built, wall - state.written_at):
-            return
-        if self._patch_status(service.namespace, service.name, before, built):
-            self._tell(service, before, built, wall)
-            state.written, state.written_at = built, wall
-
-    def _worth_writing(self, before: InferenceServiceStatus, after: InferenceServiceStatus, age: float) -> bool:
-        quiet = {"observed": before.observed, "savings": before.savings, "memory": before.memory}
-        power = {"power_cap_watts": before.applied.power_cap_watts}
-        steady = after.model_copy(
-            update={
-                **quiet,
-                "applied": after.applied.model_copy(update=power),
-                "plan": after.plan.model_copy(
-                    update={
-                        name: getattr(before.plan, name)
-                        for name in ("message", "predicted", "planned_qps", "runner_up")
-                        if before.plan.reason == after.plan.reason
-                    }
-                ),
-                "conditions": [_without_message(item) for item in after.conditions],
-            }
-        )
-        known = before.model_copy(update={"conditions": [_without_message(item) for item in before.conditions]})
-        if steady != known:
-            return True
-        return age >= self.settings.observed_refresh_seconds and after != before
-
-    def _patch_status(
-        self, namespace: str, name: str, before: InferenceServiceStatus | None, after: InferenceServiceStatus
-    ) -> bool:
-        try:
-            self.kube.patch(service_path(namespace, name, "status"), {"status": status_patch(before, after)})
-        except (KubeNotFoundError, KubeConflictError):
-            return False
-        except KubeError as error:
-            _log.warning("the status of %s/%s was not written: %s", namespace, name, error)
-            return False
-        self.metrics.status_writes.inc()
-        return True
-
-    def _tell(
-        self, service: Service, before: InferenceServiceStatus | None, after: InferenceServiceStatus, wall: float
-    ) -> None:
-        """One event where a condition turned."""
-        old = {item.type: item for item in before.conditions} if before is not None else {}
-        for item in after.conditions:
-            known = old.get(item.type)
-            if item.type not in _NOTABLE or (known is not None and known.status == item.status):
-                continue
-            good = Status.FALSE if item.type == ConditionType.CONFLICT else Status.TRUE
-            if item.status == good and known is not None and known.status != Status.UNKNOWN:
-                self.recorder.normal(service, f"{item.type}Restored", item.message or item.reason, now=wall)
-            elif item.status not in (good, Status.UNKNOWN):
-                self.recorder.warning(service, item.reason, item.message, now=wall)
-
-    def _write_invalid(self, body: Object, message: str, wall: float) -> None:
-        meta = body["metadata"]
-        existing = [Condition.model_validate(item) for item in (body.get("status") or {}).get("conditions") or []]
-        wanted = [Condition(type=ConditionType.READY, status=Status.FALSE, reason="InvalidSpec", message=message)]
-        if existing and (existing[0].reason, existing[0].message) == ("InvalidSpec", message):
-            return
-        found = update(existing, wanted, now=to_rfc3339(wall), generation=meta.get("generation", 0))
-        self._patch_status(
-            meta["namespace"],
-            meta["name"],
-            None,
-            InferenceServiceStatus(
-                observed_generation=meta.get("generation", 0), phase="Degraded", conditions=list(found)
-            ),
-        )
+        self.publisher.publish(service, state, built, wall=wall)
 
     def _export(self, entries: Sequence[_Entry]) -> None:
         modes = dict.fromkeys(Mode, 0)
         for entry in entries:
             modes[entry.service.spec.mode] += 1
             labels, state = entry.service.key, entry.state
-            if state.plan is not None:
+            if state.plan is None:
+                self.metrics.forget_plan(*labels)
+            else:
                 self.metrics.plan_replicas.labels(*labels).set(state.plan.target.replicas)
                 self.metrics.plan_cap.labels(*labels).set(state.plan.target.power_cap_watts or 0.0)
                 if state.plan.prediction is not None:
@@ -565,48 +570,17 @@ class FleetLoop:
                 self.metrics.observed_rate.labels(*labels).set(entry.observation.workload.requests_per_second)
             self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
             self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
-            for item in state.written.conditions if state.written is not None else ():
-                value = {Status.TRUE: 1.0, Status.FALSE: 0.0, Status.UNKNOWN: -1.0}[item.status]
-                self.metrics.condition.labels(*labels, item.type).set(value)
+            shown = {item.type: item.status for item in state.written.conditions} if state.written is not None else {}
+            for type_ in ConditionType:
+                if type_ in shown:
+                    value = {Status.TRUE: 1.0, Status.FALSE: 0.0, Status.UNKNOWN: -1.0}[shown[type_]]
+                    self.metrics.condition.labels(*labels, type_).set(value)
+                else:
+                    self.metrics.condition.remove(*labels, type_)
         for mode, count in modes.items():
             self.metrics.services.labels(mode.value).set(count)
         for (verb, code), count in list(self.kube.requests.items()):
             self.metrics.api_requests.labels(verb, str(code)).set(count)
-
-
-def status_patch(before: InferenceServiceStatus | None, after: InferenceServiceStatus) -> Object:
-    """Merge patch from one status to the next: what vanished is null."""
-    new: Object = after.model_dump(by_alias=True, mode="json")
-    old: Object = before.model_dump(by_alias=True, mode="json") if before is not None else {}
-    return _difference(old, new)
-
-
-def _difference(old: Object, new: Object) -> Object:
-    patch: Object = {}
-    for name, value in new.items():
-        known = old.get(name)
-        if isinstance(value, dict) and isinstance(known, dict):
-            inner = _difference(known, value)
-            if inner:
-                patch[name] = inner
-        elif value != known:
-            patch[name] = _bare(value) if isinstance(value, list | dict) else value
-    for name in old.keys() - new.keys():
-        patch[name] = None
-    return patch
-
-
-def _bare(value: object) -> object:
-    """Without nulls, which mean "remove" in a patch and nothing inside a list."""
-    if isinstance(value, dict):
-        return {name: _bare(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_bare(item) for item in value]
-    return value
-
-
-def _without_message(condition: Condition) -> Condition:
-    return condition.model_copy(update={"message": ""})
 
 
 def _leaving(body: Object) -> bool:

@@ -81,8 +81,24 @@ class OperatorMetrics:
 
     def forget(self, namespace: str, service: str) -> None:
         """Drop the series of a deleted service."""
-        for metric in vars(self).values():
-            names = getattr(metric, "_labelnames", ())
-            if tuple(names[:2]) == _SERVICE:
-                for labels in [key for key in metric._metrics if key[:2] == (namespace, service)]:
-                    metric.remove(*labels)
+        for metric in (
+            self.actions,
+            self.action_errors,
+            self.decisions,
+            self.observed_watts,
+            self.observed_rate,
+            self.energy,
+            self.counterfactual,
+            self.condition,
+            *self._plan,
+        ):
+            metric.remove_by_labels({"namespace": namespace, "service": service})
+
+    def forget_plan(self, namespace: str, service: str) -> None:
+        """Drop the series of a plan that is no more: an autoscaler must not follow an old number."""
+        for metric in self._plan:
+            metric.remove(namespace, service)
+
+    @property
+    def _plan(self) -> tuple[Gauge, ...]:
+        return (self.plan_replicas, self.plan_cap, self.predicted_watts)

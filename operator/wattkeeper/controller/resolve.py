@@ -4,6 +4,7 @@ Reads the cluster cache only. What cannot be resolved becomes a `Problem`: the c
 """
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from wattkeeper.api.conditions import ConditionType
 from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus, TargetKind
 from wattkeeper.api.model_profile import ModelProfileSpec
 from wattkeeper.controller import cache as cluster
+from wattkeeper.controller import note
 from wattkeeper.controller.clock import from_rfc3339, to_rfc3339
 from wattkeeper.controller.kube import FIELD_MANAGER, Object
 from wattkeeper.domain import plan
@@ -23,6 +25,8 @@ from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import PatchRefusedError, UnknownAcceleratorError, UnknownModelError
 from wattkeeper.physics import catalogue, profiles
 from wattkeeper.physics.profile import ServingProfile
+
+_log = logging.getLogger(__name__)
 
 ServiceKey = tuple[str, str]
 """(namespace, name)."""
@@ -57,6 +61,9 @@ class Service:
     desired_replicas: int = 0
     ready_replicas: int = 0
     rolling_out: bool = False
+    """True while pods of an older template are being replaced; a mere scale-up is none."""
+    stuck: str | None = None
+    """What the workload's controller says of a roll-out that it gave up."""
     pods: tuple[Object, ...] = ()
     """Ready pods that are not on their way out."""
     accelerator: str | None = None
@@ -107,7 +114,9 @@ class Resolver:
 
     cache: cluster.ClusterCache
     conflict_hold_seconds: float
-    """Wall time for which somebody else's change is respected."""
+    """Wall time for which somebody else's replica count is respected."""
+    argument_hold_seconds: float
+    """The same for engine arguments."""
     readings: "EngineReadings" = field(default_factory=lambda: EngineReadings())
     writes: "ForeignWrites" = field(default_factory=lambda: ForeignWrites())
     _parsed: dict[ServiceKey, tuple[str, InferenceServiceSpec, InferenceServiceStatus]] = field(default_factory=dict)
@@ -144,7 +153,9 @@ class Resolver:
         """
         services: list[Service] = []
         invalid: dict[ServiceKey, str] = {}
-        shared = _Shared(self.cache, self.readings, self.writes, self.conflict_hold_seconds, now_seconds)
+        shared = _Shared(
+            self.cache, self.readings, self.writes, self.conflict_hold_seconds, self.argument_hold_seconds, now_seconds
+        )
         parsed = []
         for body in bodies:
             key = (body["metadata"]["namespace"], body["metadata"]["name"])
@@ -161,8 +172,21 @@ class Resolver:
         for body, spec, status in parsed:
             claim = (body["metadata"]["namespace"], spec.target_ref.kind, spec.target_ref.name)
             rival = first[claim] if claims[claim] > 1 and first[claim] is not body else None
-            services.append(_resolve(body, spec, status, shared=shared, rival=rival))
+            bare = _bare(body, spec, status)
+            try:
+                services.append(_resolve(bare, shared=shared, rival=rival))
+            except Exception:
+                _log.exception("resolving %s failed", bare.owner)
+                services.append(_with(bare, _UNEXPECTED))
+        self.readings.keep_only(service.target["metadata"]["uid"] for service in services if service.target)
         return services, invalid
+
+
+_UNEXPECTED = Problem(
+    condition=ConditionType.TARGET_RESOLVED,
+    reason="InternalError",
+    message="the target could not be read in an unexpected way; the operator's log has the trace",
+)
 
 
 def _age_order(body: Object) -> tuple[str, str]:
@@ -190,19 +214,25 @@ class EngineReadings:
             raise known[1]
         return known[1]
 
+    def keep_only(self, uids: Iterable[str]) -> None:
+        """Forget the targets that are kept no more."""
+        alive = set(uids)
+        self._known = {key: value for key, value in self._known.items() if key[0] in alive}
+
 
 class ForeignWrites:
-    """When somebody else's replica count was first seen: the API server puts no time on writes of the scale."""
+    """When somebody else's value was first seen: the API server puts no time on writes of the scale."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, int | None, float]] = {}
+        self._seen: dict[tuple[str, tuple[str, ...]], tuple[str, object, float]] = {}
 
-    def since(self, target: Object, *, by: str, now_seconds: float) -> float:
-        """Wall time at which this count of this writer was first seen."""
-        uid, replicas = target["metadata"]["uid"], target["spec"].get("replicas")
-        known = self._seen.get(uid)
-        if known is None or known[:2] != (by, replicas):
-            self._seen[uid] = known = (by, replicas, now_seconds)
+    def since(self, target: Object, path: Sequence[str], *, by: str, now_seconds: float) -> float:
+        """Wall time at which what this writer made of the field was first seen."""
+        meta = target["metadata"]
+        value = target["spec"].get("replicas") if path == scale.REPLICAS else meta.get("generation")
+        known = self._seen.get((meta["uid"], tuple(path)))
+        if known is None or known[:2] != (by, value):
+            self._seen[meta["uid"], tuple(path)] = known = (by, value, now_seconds)
         return known[2]
 
 
@@ -215,12 +245,14 @@ class _Shared:
         readings: EngineReadings,
         writes: "ForeignWrites",
         conflict_hold_seconds: float,
+        argument_hold_seconds: float,
         now_seconds: float,
     ) -> None:
         self.cache = cache
         self.readings = readings
         self.writes = writes
         self.conflict_hold_seconds = conflict_hold_seconds
+        self.argument_hold_seconds = argument_hold_seconds
         self.now_seconds = now_seconds
 
     @functools.cached_property
@@ -261,16 +293,9 @@ class _Shared:
         return free
 
 
-def _resolve(
-    body: Object,
-    spec: InferenceServiceSpec,
-    status: InferenceServiceStatus,
-    *,
-    shared: _Shared,
-    rival: Object | None,
-) -> Service:
+def _bare(body: Object, spec: InferenceServiceSpec, status: InferenceServiceStatus) -> Service:
     meta = body["metadata"]
-    bare = Service(
+    return Service(
         namespace=meta["namespace"],
         name=meta["name"],
         uid=meta["uid"],
@@ -280,6 +305,10 @@ def _resolve(
         slo=convert.slo(spec.slo),
         levers=convert.levers(spec),
     )
+
+
+def _resolve(bare: Service, *, shared: _Shared, rival: Object | None) -> Service:
+    spec = bare.spec
     if rival is not None:
         return _with(
             bare,
@@ -319,6 +348,7 @@ def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Ser
         desired_replicas=spec.get("replicas", 1),
         ready_replicas=state.get("readyReplicas") or 0,
         rolling_out=_rolling_out(target),
+        stuck=_stuck(target),
         pods=pods,
     )
     try:
@@ -351,6 +381,8 @@ def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Ser
         gpus_per_replica=gpus,
         accelerator=service.spec.accelerator.type or _accelerator(pod_spec, pods, shared.cache),
     )
+    if refusal is None:
+        service = _with(service, engine_refusal=_foreign_arguments(service, target, shared))
     return _resolve_profile(service, shared)
 
 
@@ -364,16 +396,35 @@ def _conflict(service: Service, target: Object, owned: ownership.Ownership, shar
     found = scale.foreign_scaler(target, shared.autoscalers, shared.scaled_objects) or _foreign_write(
         target,
         scale.REPLICAS,
-        shared,
-        _latest(service.status.memory.last_scale_up, service.status.memory.last_scale_down),
+        last_write=_latest(service.status.memory.last_scale_up, service.status.memory.last_scale_down),
+        hold_seconds=shared.conflict_hold_seconds,
+        shared=shared,
     )
     return (
         None if found is None else Problem(condition=ConditionType.CONFLICT, reason=found.reason, message=found.message)
     )
 
 
+def _foreign_arguments(service: Service, target: Object, shared: _Shared) -> Problem | None:
+    """Somebody else who changed the container's arguments after we did."""
+    last = _latest(service.status.memory.last_rollout)
+    if last is None or service.container is None or note.read_note(target) is not None:
+        return None
+    for name in note.FIELDS:
+        found = _foreign_write(
+            target,
+            scale.container_field(service.container, name),
+            last_write=last,
+            hold_seconds=shared.argument_hold_seconds,
+            shared=shared,
+        )
+        if found is not None:
+            return Problem(condition=ConditionType.CONFLICT, reason=found.reason, message=found.message)
+    return None
+
+
 def _foreign_write(
-    target: Object, path: Sequence[str], shared: _Shared, last_write: float | None
+    target: Object, path: Sequence[str], *, last_write: float | None, hold_seconds: float, shared: _Shared
 ) -> scale.Conflict | None:
     """A field manager that took a field from us lately.
 
@@ -385,11 +436,12 @@ def _foreign_write(
         return None
     changed = scale.field_owners(managed, path)[-1].time_seconds
     if changed is None:
-        changed = shared.writes.since(target, by=found.by, now_seconds=shared.now_seconds)
-    until = changed + shared.conflict_hold_seconds
+        changed = shared.writes.since(target, path, by=found.by, now_seconds=shared.now_seconds)
+    until = changed + hold_seconds
     if shared.now_seconds >= until:
         return None
-    message = f"{found.by} set {'.'.join(path)} after us: left alone until {to_rfc3339(until)}"
+    where = ".".join(part for part in path if not part.startswith("{"))
+    message = f"{found.by} set {where} after us: left alone until {to_rfc3339(until)}"
     return scale.Conflict(reason=found.reason, message=message, by=found.by)
 
 
@@ -481,15 +533,37 @@ def _is_serving(pod: Object) -> bool:
 
 
 def _rolling_out(target: Object) -> bool:
-    """True while the workload's controller still replaces or starts pods for the newest template."""
+    """True while the workload's controller still replaces pods by those of the newest template.
+
+    Added replicas that still start look the same in the counts, so the controllers' own word decides: a Deployment's
+    reason `NewReplicaSetAvailable` and a StatefulSet's equal revisions stand until the template changes.
+    """
     state, wanted = target.get("status") or {}, target["spec"].get("replicas", 1)
     if state.get("observedGeneration", 0) < target["metadata"].get("generation", 0):
         return True
-    return bool(wanted) and (
-        state.get("updatedReplicas", 0) < wanted
-        or state.get("replicas", 0) > state.get("updatedReplicas", 0)
-        or state.get("readyReplicas", 0) < wanted
-    )
+    if not wanted:
+        return False
+    if "updateRevision" in state:
+        return bool(state.get("currentRevision", state["updateRevision"]) != state["updateRevision"])
+    updated, progress = state.get("updatedReplicas", 0), _progressing(target)
+    if state.get("replicas", 0) > updated:
+        return True
+    if progress is not None:
+        return bool(progress.get("reason") != "NewReplicaSetAvailable")
+    return bool(updated < wanted or state.get("readyReplicas", 0) < wanted)
+
+
+def _stuck(target: Object) -> str | None:
+    state, progress = target.get("status") or {}, _progressing(target)
+    current = state.get("observedGeneration", 0) >= target["metadata"].get("generation", 0)
+    if progress is None or progress["status"] != "False" or not current:
+        return None
+    return str(progress.get("message") or progress.get("reason") or "no progress within progressDeadlineSeconds")
+
+
+def _progressing(target: Object) -> Object | None:
+    conditions = (target.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item["type"] == "Progressing"), None)
 
 
 def _container(pod_spec: Object, name: str) -> Object:

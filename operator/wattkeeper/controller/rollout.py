@@ -1,133 +1,77 @@
-"""Roll-outs of engine arguments: begun with a note on the target, judged on every tick, taken back once if they fail.
-
-The note is an annotation of the target, so a restarted operator knows what is under way and what to go back to.
-"""
+"""Roll-outs of engine arguments: judged on every tick by the note on the target, taken back once if they fail."""
 
 import enum
-import json
-from dataclasses import dataclass
-from typing import Any
 
 from wattkeeper.controller.clock import Clock, from_rfc3339
-from wattkeeper.controller.kube import Object
+from wattkeeper.controller.note import Note, fields_of, fingerprint
 from wattkeeper.controller.resolve import Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.status import missed_targets
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import ServiceObservation
-
-ANNOTATION = "wattkeeper.io/rollout"
-FIELDS = ("command", "args", "env")
-"""Parts of a container that a change of arguments may touch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """What a roll-out changed."""
-
-    container: str
-    before: dict[str, Any]
-    """The container's FIELDS as they were; an absent one is missing here too."""
-    change: EngineChange
-    started_at: str
-    slo_was_met: bool
-
-    def dump(self) -> str:
-        """As the annotation holds it."""
-        return json.dumps(
-            {
-                "container": self.container,
-                "before": self.before,
-                "change": self.change.as_dict(),
-                "startedAt": self.started_at,
-                "sloWasMet": self.slo_was_met,
-            },
-            separators=(",", ":"),
-        )
-
-
-def read_note(target: Object) -> Note | None:
-    """The note on a target; None where there is none or somebody garbled it."""
-    text = (target["metadata"].get("annotations") or {}).get(ANNOTATION)
-    if not text:
-        return None
-    try:
-        data = json.loads(text)
-        return Note(
-            container=data["container"],
-            before=dict(data["before"]),
-            change=EngineChange(**data["change"]),
-            started_at=data["startedAt"],
-            slo_was_met=bool(data["sloWasMet"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
+from wattkeeper.domain.plan import EngineLever
 
 
 class Verdict(enum.Enum):
     """How a roll-out stands."""
 
     RUNNING = "Running"
+    READY = "Ready"
+    """All pods run the new arguments, and the note does not say so yet."""
     WATCHING = "Watching"
     """All pods run the new arguments; the SLO is being watched."""
     COMPLETE = "Complete"
     FAILED = "Failed"
+    SUPERSEDED = "Superseded"
+    """Somebody else changed the arguments meanwhile: theirs stay."""
 
 
 def judge(
     note: Note, service: Service, observation: ServiceObservation | None, *, clock: Clock, settings: OperatorSettings
 ) -> tuple[Verdict, str]:
-    """How the roll-out of `note` stands, and why where it failed."""
-    started = from_rfc3339(note.started_at)
-    elapsed = clock.now() - clock.decision_time(started) if started is not None else settings.rollout_deadline_seconds
+    """How the roll-out of `note` stands, and why where it failed.
+
+    It fails where pods do not become ready in time, or where the SLO was met before and is missed while it is being
+    watched, by enough requests to mean something.
+    """
+    fields = fields_of(service.target["spec"]["template"]["spec"], note.container) if service.target else None
+    if fields is None or fingerprint(fields) != note.after:
+        return Verdict.SUPERSEDED, ""
     what = ", ".join(f"{name}={value}" for name, value in note.change.as_dict().items())
     if service.rolling_out:
-        if _deadline_exceeded(service.target) or elapsed > settings.rollout_deadline_seconds:
-            return Verdict.FAILED, f"{what}: pods did not become ready within {elapsed / 60:.0f} min"
+        elapsed = _since(note.started_at, clock)
+        if service.stuck is not None:
+            return Verdict.FAILED, f"{what}: {service.stuck}"
+        if elapsed is None or elapsed > settings.rollout_deadline_seconds:
+            limit = settings.rollout_deadline_seconds / 60
+            return Verdict.FAILED, f"{what}: pods did not become ready within {limit:.0f} min"
         return Verdict.RUNNING, ""
-    watched = elapsed <= settings.rollout_deadline_seconds + settings.rollout_watch_seconds
-    if note.slo_was_met and watched and missed_targets(service.slo, observation):
-        return Verdict.FAILED, f"{what}: the SLO was met before and is missed since"
-    if elapsed < settings.rollout_watch_seconds:
-        return Verdict.WATCHING, ""
-    return Verdict.COMPLETE, ""
+    if note.ready_at is None:
+        return Verdict.READY, ""
+    elapsed = _since(note.ready_at, clock)
+    if elapsed is None or elapsed >= settings.rollout_watch_seconds:
+        return Verdict.COMPLETE, ""
+    # The first window of measurements still holds requests that the restarting fleet served.
+    settled = elapsed >= settings.rate_window_seconds * clock.speed_up
+    if note.slo_was_met and settled and _enough(observation, settings):
+        missed = missed_targets(service.slo, observation)
+        if missed:
+            return Verdict.FAILED, f"{what}: the SLO was met before and is missed since ({'; '.join(missed)})"
+    return Verdict.WATCHING, ""
 
 
-def _deadline_exceeded(target: Object | None) -> bool:
-    conditions = ((target or {}).get("status") or {}).get("conditions") or []
-    return any(item["type"] == "Progressing" and item["status"] == "False" for item in conditions)
+def offered(change: EngineChange, lever: EngineLever) -> bool:
+    """True where the lever still offers every value of a change."""
+    return all(value in getattr(lever, name) for name, value in change.as_dict().items())
 
 
-def container_patch(target: Object, container: str, after: dict[str, Any], annotation: str | None) -> list[Object]:
-    """JSON patch that sets a container's FIELDS to `after` and the note to `annotation`, if nobody wrote in between."""
-    containers = target["spec"]["template"]["spec"]["containers"]
-    index = next(place for place, item in enumerate(containers) if item["name"] == container)
-    operations: list[Object] = [
-        {"op": "test", "path": "/metadata/resourceVersion", "value": target["metadata"]["resourceVersion"]}
-    ]
-    for name in FIELDS:
-        path = f"/spec/template/spec/containers/{index}/{name}"
-        old, new = containers[index].get(name), after.get(name)
-        if old == new:
-            continue
-        if new is None:
-            operations.append({"op": "remove", "path": path})
-        else:
-            operations.append({"op": "add" if old is None else "replace", "path": path, "value": new})
-    return [*operations, *_annotate(target, annotation)]
+def _since(text: str | None, clock: Clock) -> float | None:
+    time = from_rfc3339(text)
+    return None if time is None else clock.now() - clock.decision_time(time)
 
 
-def _annotate(target: Object, annotation: str | None) -> list[Object]:
-    annotations = target["metadata"].get("annotations")
-    path = "/metadata/annotations/" + ANNOTATION.replace("~", "~0").replace("/", "~1")
-    if annotation is None:
-        return [{"op": "remove", "path": path}] if annotations and ANNOTATION in annotations else []
-    if annotations is None:
-        return [{"op": "add", "path": "/metadata/annotations", "value": {ANNOTATION: annotation}}]
-    return [{"op": "add", "path": path, "value": annotation}]
-
-
-def forget_patch(target: Object) -> list[Object]:
-    """JSON patch that removes the note."""
-    version = target["metadata"]["resourceVersion"]
-    return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *_annotate(target, None)]
+def _enough(observation: ServiceObservation | None, settings: OperatorSettings) -> bool:
+    if observation is None or observation.workload is None:
+        return False
+    requests = observation.workload.requests_per_second * settings.planner.observation_window_seconds
+    return requests >= settings.planner.guard_min_requests

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +50,13 @@ class RunOptions:
 class Operator:
     """One operator in this process. `start` and `stop` are for tests and benchmarks; `run` is the whole life."""
 
-    def __init__(self, options: RunOptions, measurements: Measurements | None = None) -> None:
-        """`measurements` replaces those that the options describe (benchmarks, tests)."""
+    def __init__(
+        self, options: RunOptions, measurements: Measurements | None = None, *, clock: Clock | None = None
+    ) -> None:
+        """`measurements` and `clock` replace those that the options describe (benchmarks, tests)."""
         settings = options.settings
         self.options = options
-        self.clock = Clock(speed_up=settings.speed_up)
+        self.clock = clock or Clock(speed_up=settings.speed_up)
         self.metrics = OperatorMetrics()
         self.kube = Kube(api=options.api)
         self.cache = ClusterCache(kube=self.kube, namespaces=settings.namespaces)
@@ -87,13 +90,14 @@ class Operator:
 
     def run(self) -> None:
         """Take the Lease, work until told to stop, hand the Lease back."""
+        signal.signal(signal.SIGTERM, _end)  # until Kopf catches it: a standby, too, ends cleanly
         self.http.start()
         leadership: Leadership | None = None
-        if self.options.lease:
-            leadership = Leadership(api=self.options.api, namespace=self.options.settings.operator_namespace)
-            leadership.acquire()
-            leadership.keep(on_lost=_leave_at_once)
         try:
+            if self.options.lease:
+                leadership = Leadership(api=self.options.api, namespace=self.options.settings.operator_namespace)
+                leadership.acquire()
+                leadership.keep(on_lost=_leave_at_once)
             self.start()
             _log.info("keeping %s", ", ".join(self.options.settings.namespaces) or "all namespaces")
             self._run_kopf()
@@ -118,6 +122,10 @@ class Operator:
                 memo=kopf.Memo(),
             )
         )
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def _leave_at_once() -> None:

@@ -33,6 +33,14 @@ class OperatorSettings:
     """After a roll-out the SLO is watched this long; if it breaks, the arguments go back (decision time)."""
     conflict_hold_seconds: float = 900.0
     """After somebody else changed the replicas, leave them alone for this long (decision time)."""
+    argument_hold_seconds: float = 86400.0
+    """After somebody else changed the engine arguments, leave them alone for this long (decision time)."""
+    refusal_hold_seconds: float = 1800.0
+    """After cards refused a limit, none is asked for again for this long (decision time)."""
+    rollout_look_seconds: float = 300.0
+    """In a large fleet, how often new engine arguments are looked at for one service (decision time)."""
+    large_fleet_services: int = 100
+    """Fleets above this size spread that work over the ticks."""
     speed_up: float = 1.0
     """Seconds of decision time per second of wall time; above 1 only in simulations."""
     rate_window_seconds: float = 60.0

@@ -6,7 +6,7 @@ only makes the next decisions more careful.
 
 from dataclasses import dataclass, field
 
-from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus
+from wattkeeper.api.inference_service import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
 from wattkeeper.controller.clock import Clock, from_rfc3339
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Plan
@@ -17,6 +17,9 @@ from wattkeeper.planner.types import PlanMemory
 from wattkeeper.telemetry.dispersion import DispersionEstimator
 
 HISTORY_LENGTH = 10
+
+Decision = tuple[int | None, float | None, float | None, EngineStatus]
+"""Replicas, cap in watts, clock in MHz, arguments."""
 
 
 @dataclass(kw_only=True)
@@ -37,18 +40,26 @@ class ServiceState:
     rates: RateHistory
     dispersion: DispersionEstimator
     correction: OnlineCorrection
+    seen_since: float
+    """When this process first saw the service."""
     workload: Workload | None = None
     snapshot_seen: float = 0.0
     accounted_until: float | None = None
     latency_margin: float = 0.0
     plan: Plan | None = None
+    decided: Decision | None = None
+    """What `decided_at` speaks of."""
     decided_at: str = ""
     engine_diff: str | None = None
+    engine_looked: float | None = None
+    """When new engine arguments were last looked at."""
     last_scale_up: float | None = None
     last_scale_down: float | None = None
     last_rollout: float | None = None
     last_cap_move: float | None = None
     last_guard: float | None = None
+    cap_refusal: tuple[float, str] | None = None
+    """Until when no limit is asked for because cards refused one, and which."""
     rolled_back: str | None = None
     """Why the last roll-out was taken back."""
     bad_engines: list[EngineChange] = field(default_factory=list)
@@ -68,12 +79,23 @@ class ServiceState:
             last_guard_seconds=self.last_guard,
         )
 
+    def remember_bad(self, change: EngineChange, why: str) -> None:
+        """Arguments that must not be tried again."""
+        if change not in self.bad_engines:
+            self.bad_engines = [*self.bad_engines, change]
+        self.rolled_back = f"{why}; the arguments went back, and these are not tried again"
+
     def remember(self, entry: HistoryEntry) -> None:
         """Add a decision; the newest come first, and a repeated one only updates its time."""
         if self.history and (self.history[0].change, self.history[0].reason) == (entry.change, entry.reason):
             self.history[0] = entry
         else:
             self.history = [entry, *self.history][:HISTORY_LENGTH]
+
+
+def decision(plan: PlanStatus) -> Decision:
+    """What a plan decides, without its reasons."""
+    return plan.replicas, plan.power_cap_watts, plan.clock_mhz, plan.engine
 
 
 def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastSettings) -> ServiceState:
@@ -94,6 +116,7 @@ def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastS
     return ServiceState(
         rates=RateHistory(forecast),
         dispersion=DispersionEstimator(),
+        seen_since=clock.now(),
         correction=OnlineCorrection.from_dict(memory.correction.model_dump() if memory.correction else None),
         last_scale_up=time(memory.last_scale_up),
         last_scale_down=time(memory.last_scale_down),
@@ -108,7 +131,7 @@ def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastS
             counterfactual_low_joules=counterfactual * (1 - half_width),
             counterfactual_high_joules=counterfactual * (1 + half_width),
         ),
-        plan=None,
+        decided=decision(status.plan) if status.plan.decided_at else None,
         decided_at=status.plan.decided_at,
         written=status,
     )

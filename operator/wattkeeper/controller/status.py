@@ -10,7 +10,7 @@ from wattkeeper.api.quantities import format_duration
 from wattkeeper.controller.account import counterfactual_name
 from wattkeeper.controller.caps import CapReport
 from wattkeeper.controller.resolve import Problem, Service
-from wattkeeper.controller.state import ServiceState
+from wattkeeper.controller.state import Decision, ServiceState
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Plan, Slo, Target
@@ -48,10 +48,10 @@ def conditions(findings: Findings, state: ServiceState) -> list[Condition]:
         _satisfiable(state.plan),
         _met(service, findings.observation),
         *_rollout(service, state, problems),
-        *_power(findings),
+        *_power(findings, problems),
         _conflict(findings, problems),
     ]
-    return [_ready(service, found), *found]
+    return [_ready(service, found, problems.get(ConditionType.READY)), *found]
 
 
 def _target(service: Service, problems: dict[ConditionType, Problem]) -> Condition:
@@ -89,7 +89,8 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
             type_,
             _FALSE,
             "PredictionDrift",
-            f"power predictions are off by {error}: physics with a wide margin decides",
+            f"measured power is {state.correction.factor:.2f} times the predicted, which is too far off or moves too "
+            "much to be a correction: wider latency margins decide",
         )
     if not findings.energy_trusted:
         return _condition(
@@ -142,13 +143,17 @@ def missed_targets(slo: Slo, observation: ServiceObservation | None) -> list[str
 
 def _rollout(service: Service, state: ServiceState, problems: dict[ConditionType, Problem]) -> list[Condition]:
     type_ = ConditionType.ROLLOUT
-    problem = problems.get(type_) or (service.engine_refusal if _has_engine_lever(service) else None)
-    if problem is not None:
-        return [_condition(type_, _FALSE, problem.reason, problem.message)]
+    if type_ in problems:
+        return [_condition(type_, _FALSE, problems[type_].reason, problems[type_].message)]
+    if service.stuck is not None:
+        return [_condition(type_, _FALSE, "Stuck", service.stuck)]
     if service.rolling_out:
-        return [_condition(type_, _UNKNOWN, "Progressing", "pods are being started or replaced")]
+        return [_condition(type_, _UNKNOWN, "Progressing", "pods are being replaced")]
     if state.rolled_back:
         return [_condition(type_, _FALSE, "RolledBack", state.rolled_back)]
+    refusal = service.engine_refusal if _has_engine_lever(service) else None
+    if refusal is not None and refusal.condition is type_:
+        return [_condition(type_, _FALSE, refusal.reason, refusal.message)]
     return [_condition(type_, _TRUE, "Complete")] if service.target is not None else []
 
 
@@ -157,23 +162,31 @@ def _has_engine_lever(service: Service) -> bool:
     return any(vars(engine).values())
 
 
-def _power(findings: Findings) -> list[Condition]:
+def _power(findings: Findings, problems: dict[ConditionType, Problem]) -> list[Condition]:
+    type_ = ConditionType.POWER_ENFORCED
     if findings.caps is None:
         return []
+    if type_ in problems:
+        return [_condition(type_, _FALSE, problems[type_].reason, problems[type_].message)]
     report = findings.caps
     status = _UNKNOWN if report.enforced is None else _TRUE if report.enforced else _FALSE
-    return [_condition(ConditionType.POWER_ENFORCED, status, report.reason, report.message)]
+    return [_condition(type_, status, report.reason, report.message)]
 
 
 def _conflict(findings: Findings, problems: dict[ConditionType, Problem]) -> Condition:
-    type_ = ConditionType.CONFLICT
-    problem = problems.get(type_) or findings.service.conflict
+    type_, service = ConditionType.CONFLICT, findings.service
+    refusal = service.engine_refusal if _has_engine_lever(service) else None
+    foreign = refusal if refusal is not None and refusal.condition is type_ else None
+    problem = problems.get(type_) or service.conflict or foreign
     if problem is not None:
         return _condition(type_, _TRUE, problem.reason, problem.message)
     return _condition(type_, _FALSE, "NoConflict")
 
 
-def _ready(service: Service, others: Sequence[Condition]) -> Condition:
+def _ready(service: Service, others: Sequence[Condition], problem: Problem | None) -> Condition:
+    """False where the operator cannot do what it was asked to; a roll-out taken back is past, and no such thing."""
+    if problem is not None:
+        return _condition(ConditionType.READY, _FALSE, problem.reason, problem.message)
     if service.spec.paused:
         return _condition(ConditionType.READY, _FALSE, "Paused", "spec.paused is true")
     bad = [
@@ -182,6 +195,7 @@ def _ready(service: Service, others: Sequence[Condition]) -> Condition:
         if (item.status == _FALSE and item.type not in (ConditionType.CONFLICT, ConditionType.SLO_MET))
         or (item.status == _TRUE and item.type == ConditionType.CONFLICT)
     ]
+    bad = [item for item in bad if item.reason != "RolledBack"]
     if bad:
         return _condition(ConditionType.READY, _FALSE, bad[0].reason, bad[0].message)
     waiting = [item for item in others if item.status == _UNKNOWN and item.type == ConditionType.METRICS_AVAILABLE]
@@ -231,6 +245,16 @@ def _observed(observation: ServiceObservation, now_text: str) -> api.ObservedSta
         power_watts=_digits(observation.power_watts),
         joules_per_token=None if observation.joules_per_token is None else f"{observation.joules_per_token:.3g}",
         pods=f"{observation.pods_reporting}/{observation.pods_expected}",
+    )
+
+
+def decision(plan: Plan) -> Decision:
+    """What a plan decides, without its reasons."""
+    return (
+        plan.target.replicas,
+        plan.target.power_cap_watts,
+        plan.target.clock_mhz,
+        engine_status(plan.engine_change),
     )
 
 
