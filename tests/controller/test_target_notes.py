@@ -5,10 +5,9 @@ from tests.controller.world import deployment, service
 
 def test_tools_that_may_undo_changes_are_named(world):
     world.add_node()
-    body = deployment(world.namespace, "chat", replicas=1)
-    body["metadata"].setdefault("labels", {})["argocd.argoproj.io/instance"] = "chat"
-    world.create(body)
-    world.pods("chat", 1)
+    body = deployment(world.namespace, "chat", replicas=1, pool=world.node)
+    body["metadata"]["labels"] = {"argocd.argoproj.io/instance": "chat"}
+    world.deploy(body)
     world.measure()
     world.create(service(world.namespace))
     world.tick()
