@@ -80,6 +80,28 @@ class Processes:
         text = (self._directory / f"{name}.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
 
+    def log(self, name: str) -> str:
+        """All that the program wrote."""
+        return (self._directory / f"{name}.log").read_text(errors="replace")
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a program (and not to its children)."""
+        self._running[name].send_signal(number)
+
+    def wait(self, name: str, *, timeout_seconds: float) -> int:
+        """Wait until a program has ended by itself, and return its exit code (negative: the signal that ended it).
+
+        Raises:
+            TimeoutError: it still runs.
+
+        """
+        try:
+            code = self._running[name].wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{name} still runs after {timeout_seconds:g} s:\n{self.log_tail(name)}") from None
+        self._tell_reaper("drop", self._running.pop(name).pid)
+        return code
+
     def stop(self, name: str | None = None) -> None:
         """Kill one program or all of them, and wait until they are gone. Nothing they hold is worth a slow goodbye."""
         names = list(self._running) if name is None else [name]

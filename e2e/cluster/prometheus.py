@@ -103,14 +103,17 @@ class Prometheus:
         self._write_config()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=10).close()
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
+    def query(self, expression: str, *, at: float | None = None) -> list[dict[str, Any]]:
         """The result of an instant query: a list of {"metric": labels, "value": [time, text]}.
+
+        `at` is the Unix time to answer for; left out: now.
 
         Raises:
             QueryError: with what Prometheus said about the expression.
 
         """
-        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        asked = {"query": expression} if at is None else {"query": expression, "time": f"{at:.3f}"}
+        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode(asked)}"
         try:
             with urllib.request.urlopen(address, timeout=10) as answer:
                 return list(json.load(answer)["data"]["result"])
@@ -118,9 +121,9 @@ class Prometheus:
             with error:
                 raise QueryError(f"`{expression}`: {error.read().decode()}") from error
 
-    def value(self, expression: str) -> float | None:
+    def value(self, expression: str, *, at: float | None = None) -> float | None:
         """The single value of an instant query; None when there is no series, an error when there are several."""
-        result = self.query(expression)
+        result = self.query(expression, at=at)
         if len(result) > 1:
             raise QueryError(f"`{expression}` gave {len(result)} series where one was asked for")
         return float(result[0]["value"][1]) if result else None

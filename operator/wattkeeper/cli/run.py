@@ -64,6 +64,9 @@ def run(
     ] = ScrapeAddresses.gpu_url,
     tick: Annotated[float, typer.Option(min=0.1, help="Seconds between two passes of the loop.")] = 15.0,
     collect_interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two collections.")] = 5.0,
+    cap_ttl: Annotated[
+        float, typer.Option(min=10, help="Seconds after which the power caps of a dead operator end.")
+    ] = 180.0,
     rate_window: Annotated[float, typer.Option(min=1, help="Seconds over which rates are taken.")] = 60.0,
     length_window: Annotated[float, typer.Option(min=1, help="Seconds over which lengths are taken.")] = 300.0,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics, /healthz and /readyz.")] = 8080,
@@ -107,6 +110,7 @@ def run(
             operator_namespace=operator_namespace,
             default_source=MetricsSourceKind.PROMETHEUS if prometheus else MetricsSourceKind.SCRAPE,
             tick_seconds=tick,
+            cap_ttl_seconds=cap_ttl,
             rate_window_seconds=rate_window,
             speed_up=speed_up,
         ),

@@ -14,6 +14,7 @@ _RATES = (
     "finished_per_second",
     "prompt_tokens_per_second",
     "generation_tokens_per_second",
+    "in_system_growth_per_second",
     "preemptions_per_second",
     "prefix_queries_per_second",
     "prefix_hits_per_second",
