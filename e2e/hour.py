@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import datetime
+import datetime as dt
 import pathlib
 
 import numpy as np
-from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.twin import traces
 
 from e2e.cluster import prometheus
+from wattkeeper.domain.workload import LengthDistribution
+from wattkeeper.twin import traces
 
 AZURE_FILE = pathlib.Path("traces") / "azure-2023" / "AzureLLMInferenceTrace_conv.csv"
 COPY_SHIFT_SECONDS = 60.0
@@ -47,30 +47,30 @@ def recorded(path: pathlib.Path, *, scale: int, seed: int = 1) -> traces.Trace:
 
 
 def synthetic(*, peak: float, seed: int = 1) -> traces.Trace:
-    """An hour with a swell and a lull; log-normal lengths with the means and spreads of ShareGPT conversations."""
+    """An hour with a swell and a lull; lengths like those of ShareGPT conversations, the history in the prompt."""
     shape = (0.65, 0.75, 0.85, 0.8, 0.95, 1.0, 0.95, 0.8, 0.65, 0.55, 0.5, 0.5)
     series = traces.RateSeries(
         times_seconds=tuple(300.0 * index for index in range(len(shape))),
         requests_per_second=tuple(peak * part for part in shape),
     )
     return traces.generate(
-        series, prompt=_lognormal(220.0, 1.2), output=_lognormal(200.0, 0.9), seed=seed, seconds=3600.0
+        series, prompt=_lognormal(1100.0, 1.0), output=_lognormal(210.0, 0.9), seed=seed, seconds=3600.0
     )
 
 
 def _lognormal(mean: float, sigma: float) -> LengthDistribution:
-    drawn = np.random.default_rng(7).lognormal(np.log(mean) - sigma**2 / 2, sigma, 400).clip(4, 4096)
+    drawn = np.random.default_rng(7).lognormal(np.log(mean) - sigma**2 / 2, sigma, 400).clip(4, 12000)
     values = tuple(sorted(float(round(each)) for each in drawn))
     return LengthDistribution(tokens=values, weights=(1.0 / len(values),) * len(values))
 
 
 def write(trace: traces.Trace, path: pathlib.Path) -> None:
     """As a file in Azure's format."""
-    origin = datetime.datetime(2023, 11, 16, tzinfo=datetime.UTC)
+    origin = dt.datetime(2023, 11, 16, tzinfo=dt.UTC)
     with path.open("w", encoding="utf-8") as file:
         file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
         for arrival in trace.arrivals():
-            stamp = origin + datetime.timedelta(seconds=arrival.time_seconds)
+            stamp = origin + dt.timedelta(seconds=arrival.time_seconds)
             file.write(f"{stamp:%Y-%m-%d %H:%M:%S.%f},{arrival.prompt_tokens},{arrival.output_tokens}\n")
 
 
@@ -104,7 +104,7 @@ class Account:
 def account(
     source: prometheus.Prometheus, namespace: str, *, start: float, end: float, speed_up: float, scrape_seconds: float
 ) -> Account:
-    """Account of the fleet in `namespace` from `start` to `end` (Unix times) of a world that runs `speed_up` as fast."""
+    """Account of a namespace's fleet from `start` to `end` (Unix times); the world runs `speed_up` times as fast."""
     window = f"[{round(end - start)}s]"
 
     def value(expression: str) -> float:

@@ -87,14 +87,14 @@ class Stack:
 
     def stop(self) -> None:
         """End the processes and remove namespaces and nodes that were made. Safe to call twice."""
+        self._processes.stop()
         for namespace in self._namespaces:
             self.cluster.kubectl("delete", SERVICES, "--all", f"--namespace={namespace}", "--wait=false")
-            for name in self._names(SERVICES, namespace):  # where no operator is left to do it
+            for name in self.names(SERVICES, namespace):  # no operator is left to take the finalizers off
                 free = '{"metadata": {"finalizers": null}}'
                 where = f"--namespace={namespace}"
                 self.cluster.kubectl("patch", SERVICES, name, where, "--type=merge", f"--patch={free}")
             self.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
-        self._processes.stop()
         if self._prometheus is not None:
             self._prometheus.stop()
         if self._nodes:
@@ -108,6 +108,10 @@ class Stack:
     def install(self) -> None:
         """CRDs, namespace, ServiceAccount and RBAC, as `kubectl apply -k manifests/base` brings them."""
         self.cluster.apply_crds(ROOT / "crds")
+        self.install_rights()
+
+    def install_rights(self) -> None:
+        """Namespace, ServiceAccount and RBAC, without the CRDs."""
         for name in ("namespace.yaml", "rbac.yaml"):
             self.cluster.apply(ROOT / "manifests" / "base" / name)
 
@@ -133,7 +137,8 @@ class Stack:
         """One object."""
         return self.cluster.get(resource, name, *([f"--namespace={namespace}"] if namespace else []))
 
-    def _names(self, resource: str, namespace: str) -> list[str]:
+    def names(self, resource: str, namespace: str) -> list[str]:
+        """Names of all objects of a kind."""
         listed = self.cluster.get(resource, f"--namespace={namespace}")["items"]
         return [item["metadata"]["name"] for item in listed]
 
@@ -215,6 +220,10 @@ class Stack:
     def _start(self, name: str, *arguments: str) -> None:
         environment = {"PYTHONPATH": str(ROOT / "operator"), "PYTHONUNBUFFERED": "1"}
         self._processes.start(name, sys.executable, "-m", "wattkeeper", *arguments, environment=environment)
+
+    def operators(self) -> list[str]:
+        """Names of the operators that run."""
+        return [name for name in self._ports if self._processes.runs(name)]
 
     def acts(self, name: str = "operator") -> bool:
         """Whether this operator holds the Lease and keeps the fleet."""

@@ -84,6 +84,10 @@ class Processes:
         """All that the program wrote."""
         return (self._directory / f"{name}.log").read_text(errors="replace")
 
+    def runs(self, name: str) -> bool:
+        """Whether the program was started and has not ended."""
+        return name in self._running and self._running[name].poll() is None
+
     def send(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a program (and not to its children)."""
         self._running[name].send_signal(number)

@@ -64,21 +64,10 @@ class Prometheus:
         for attempt in range(1, ATTEMPTS + 1):
             self.directory = pathlib.Path(tempfile.mkdtemp(prefix="wattkeeper-prometheus-"))
             self._running = processes.Processes(directory=self.directory)
-            port = processes.free_port()
-            self.url = f"http://127.0.0.1:{port}"
+            self.url = f"http://127.0.0.1:{processes.free_port()}"
             self._write_config()
             try:
-                self._running.start(
-                    "prometheus",
-                    program,
-                    f"--config.file={self.directory / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self.directory / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{port}",
-                    "--web.enable-lifecycle",
-                    "--scrape.discovery-reload-interval=200ms",  # 5 s would be paid by every test
-                    "--log.level=warn",
-                )
-                base.wait_until(self._ready, timeout_seconds=timeout_seconds, what=f"a ready Prometheus at {self.url}")
+                self._launch(program, timeout_seconds=timeout_seconds)
             except processes.ProcessExitedError as error:
                 self.stop()
                 if not error.port_taken or attempt == ATTEMPTS:
@@ -89,6 +78,33 @@ class Prometheus:
             else:
                 break
         return self
+
+    def _launch(self, program: str, *, timeout_seconds: float) -> None:
+        self._processes.start(
+            "prometheus",
+            program,
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            f"--web.listen-address={self.url.removeprefix('http://')}",
+            "--web.enable-lifecycle",
+            "--scrape.discovery-reload-interval=200ms",  # 5 s would be paid by every test
+            "--log.level=warn",
+        )
+        base.wait_until(self._ready, timeout_seconds=timeout_seconds, what=f"a ready Prometheus at {self.url}")
+
+    @property
+    def _processes(self) -> processes.Processes:
+        if self._running is None:
+            raise RuntimeError("Prometheus is not running: use it as a context manager or call start()")
+        return self._running
+
+    def kill(self) -> None:
+        """End it at once; its data stay for restart()."""
+        self._processes.stop("prometheus")
+
+    def restart(self, *, timeout_seconds: float = 30.0) -> None:
+        """Start it again after kill(), with its data and at the same address."""
+        self._launch(tools.find("prometheus"), timeout_seconds=timeout_seconds)
 
     def stop(self) -> None:
         """End it and remove its data. Safe to call twice."""

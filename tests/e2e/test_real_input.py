@@ -13,12 +13,12 @@ import sys
 import time
 
 import pytest
-from wattkeeper.demo import scenario
-from wattkeeper.domain.engine import EngineSettings
-from wattkeeper.twin.ledger import SloTargets
 
 from e2e import hour
 from e2e.stack import MODEL, Pace, Stack, deployment, environment_data, service
+from wattkeeper.demo import scenario
+from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.twin.ledger import SloTargets
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PACE = Pace(speed_up=20.0)
@@ -43,7 +43,7 @@ def test_an_hour_of_conversations_takes_less_energy_and_meets_its_slo(
     if file is not None and file.exists():
         title, trace = "Azure 2023, conversation, 8 times its rate", hour.recorded(file, scale=8)
     else:
-        title, trace = "synthetic hour, lengths like ShareGPT", hour.synthetic(peak=90.0)
+        title, trace = "synthetic hour, lengths like ShareGPT", hour.synthetic(peak=60.0)
     path = tmp_path / "hour.csv"
     hour.write(trace, path)
     lean = scenario.static_size(

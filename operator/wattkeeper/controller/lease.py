@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import urllib3
 from kubernetes import client
@@ -22,6 +22,24 @@ from kubernetes.leaderelection import electionconfig, leaderelection
 from kubernetes.leaderelection.resourcelock.leaselock import LeaseLock
 
 _log = logging.getLogger(__name__)
+_REQUEST_SECONDS = 2.5
+"""For one request. An attempt makes two: one begun just before the renew deadline still ends before the Lease does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimedLeases:
+    """The calls of the client's lock, each with a time-out: behind a cut connection it would wait for ever."""
+
+    api: client.CoordinationV1Api
+
+    def read_namespaced_lease(self, name: str, namespace: str) -> Any:
+        return self.api.read_namespaced_lease(name, namespace, _request_timeout=_REQUEST_SECONDS)
+
+    def create_namespaced_lease(self, namespace: str, body: Any) -> Any:
+        return self.api.create_namespaced_lease(namespace, body, _request_timeout=_REQUEST_SECONDS)
+
+    def replace_namespaced_lease(self, name: str, namespace: str, body: Any) -> Any:
+        return self.api.replace_namespaced_lease(name, namespace, body, _request_timeout=_REQUEST_SECONDS)
 
 
 class _PatientLock:
@@ -29,8 +47,8 @@ class _PatientLock:
 
     def __init__(self, api: client.ApiClient, name: str, namespace: str, identity: str) -> None:
         self.name, self.namespace, self.identity = name, namespace, identity
-        self._lock: Any = LeaseLock(name, namespace, identity)
-        self._lock.api_instance = client.CoordinationV1Api(api)
+        self._lock = cast("Any", LeaseLock(name, namespace, identity))
+        self._lock.api_instance = _TimedLeases(api=client.CoordinationV1Api(api))
 
     def get(self, name: str, namespace: str) -> tuple[bool, Any]:
         """Read the Lease: (True, record) or (False, why not)."""
@@ -111,7 +129,7 @@ class Leadership:
     def release(self) -> None:
         """Stop renewing and give the Lease up, if it is still ours."""
         self._stopped.set()
-        coordination = client.CoordinationV1Api(self.api)
+        coordination: Any = _TimedLeases(api=client.CoordinationV1Api(self.api))
         try:
             lease = coordination.read_namespaced_lease(self.name, self.namespace)
             if lease.spec is not None and lease.spec.holder_identity == self.identity:

@@ -34,5 +34,7 @@ def configure(*, as_json: bool, verbose: bool) -> None:
         JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     )
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
-    for name in ("kopf", "urllib3", "httpx", "httpcore", "leaderelection", "kubernetes", "asyncio"):
+    # What fails to connect is told once by those who wanted it, not by the connection pool for every request.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    for name in ("kopf", "httpx", "httpcore", "leaderelection", "kubernetes", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -261,6 +261,8 @@ class FleetLoop:
         if service.target is None:
             return
         snapshot, error = self.measurements.of(service)
+        if snapshot is None and error is None:
+            return  # the first collection since the start is under way: nothing is missing yet
         if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
             state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=snapshot)
         observation = observe(
@@ -523,8 +525,8 @@ class FleetLoop:
         enforcing = service.spec.mode is Mode.ENFORCE
         if not enforcing or entry.report is None or service.target is None:
             return CapWish(service=service, watts=None, clock_mhz=None)
-        if decided is None:  # paused, or nothing could be decided: what is set stays, and is renewed
-            if service.spec.paused and not entry.failed:
+        if decided is None:  # paused, or not measured since the start: what is set stays, and is renewed
+            if not entry.failed and (service.spec.paused or entry.observation is None):
                 return CapWish(service=service, watts=entry.current.power_cap_watts, clock_mhz=entry.current.clock_mhz)
             return CapWish(service=service, watts=None, clock_mhz=None)
         return CapWish(service=service, watts=decided.target.power_cap_watts, clock_mhz=decided.target.clock_mhz)

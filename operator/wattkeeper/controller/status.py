@@ -220,13 +220,18 @@ def build(
         phase=phase,
         conditions=list(found),
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
-        plan=_plan(state),
+        plan=previous.plan if _only_began(findings, state) else _plan(state),
         applied=_applied(findings),
         savings=_savings(service, state),
         history=list(state.history),
         memory=_memory(state, to_text),
         selector=_selector(service),
     )
+
+
+def _only_began(findings: Findings, state: ServiceState) -> bool:
+    """Before the first measurement after a start, the last decision is still the one in force."""
+    return findings.service.target is not None and findings.observation is None and state.plan is None
 
 
 def _observed(observation: ServiceObservation, now_text: str) -> api.ObservedStatus:

@@ -34,9 +34,7 @@ class Tls:
 class EmbeddedApi:
     """An in-memory Kubernetes API on 127.0.0.1; `port` 0 takes a free one, `history` bounds watches per kind."""
 
-    def __init__(
-        self, port: int = 0, tls: Tls | None = None, *, host: str = "127.0.0.1", history: int = 2_000
-    ) -> None:
+    def __init__(self, port: int = 0, tls: Tls | None = None, *, host: str = "127.0.0.1", history: int = 2_000) -> None:
         self.registry = Registry(history=history)
         self._host, self._port, self._tls = host, port, tls
         self._loop: asyncio.AbstractEventLoop | None = None
