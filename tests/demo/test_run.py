@@ -132,7 +132,7 @@ def test_a_day_with_all_three_levers(played, tmp_path):
 def test_an_operator_that_ends_is_told_with_its_last_words(played, tmp_path):
     from wattkeeper.demo.process import OperatorProcess
 
-    operator = OperatorProcess(arguments=["--no-such-flag"], proxy_url="http://127.0.0.1:9", log=tmp_path / "log")
+    operator = OperatorProcess(arguments=["--no-such-flag"], log=tmp_path / "log")
     operator.start()
     with pytest.raises(WattkeeperError, match="ended with code"):
         for _ in range(200):

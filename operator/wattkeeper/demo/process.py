@@ -1,6 +1,5 @@
-"""The real operator as a process of its own, pointed at the embedded API and the twin's pod network."""
+"""The real operator as a process of its own, pointed at the embedded API and the twin's metrics."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -29,23 +28,15 @@ class Operator(Protocol):
 class OperatorProcess:
     """`wattkeeper run` with its log in a file."""
 
-    def __init__(self, *, arguments: list[str], proxy_url: str, log: Path) -> None:
-        self._arguments, self._proxy_url, self._log = arguments, proxy_url, log
+    def __init__(self, *, arguments: list[str], log: Path) -> None:
+        self._arguments, self._log = arguments, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; pod and node addresses are reached through the twin, loopback directly."""
-        environment = {
-            **os.environ,
-            "HTTP_PROXY": self._proxy_url,
-            "http_proxy": self._proxy_url,
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
-        }
+        """Start it."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "wattkeeper", "run", *self._arguments],
-                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

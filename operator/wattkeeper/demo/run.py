@@ -25,6 +25,9 @@ from wattkeeper.twin.live import LiveService, LiveTwin
 START_TIMEOUT_SECONDS = 60.0
 REFRESH_SECONDS = 0.25
 SAMPLE_SECONDS = 300.0
+OPERATOR_NAMESPACE = "wattkeeper-system"
+TICK_SECONDS, RATE_WINDOW_SECONDS, LENGTH_WINDOW_SECONDS = 0.25, 1.0, 5.0
+"""Of the operator, in wall time: as often as two cores allow."""
 SETTLE_SECONDS = 120.0
 """Simulated, after the traffic, for requests in flight."""
 STATIC_TIMEOUT_SECONDS = 900.0
@@ -50,11 +53,17 @@ def real_operator(kubeconfig: Path, exporter_url: str, settings: DemoSettings) -
     return OperatorProcess(
         arguments=[
             f"--kubeconfig={kubeconfig}",
-            "--metrics-source=scrape",
-            f"--time-scale={settings.speed:g}",
+            f"--operator-namespace={OPERATOR_NAMESPACE}",
+            f"--pod-url={exporter_url}/pods/{{namespace}}/{{pod}}/metrics",
+            f"--gpu-url={exporter_url}/nodes/{{node}}/metrics",
+            f"--tick={TICK_SECONDS:g}",
+            f"--collect-interval={TICK_SECONDS:g}",
+            f"--rate-window={RATE_WINDOW_SECONDS:g}",
+            f"--length-window={LENGTH_WINDOW_SECONDS:g}",
+            f"--speed-up={settings.speed:g}",
             "--http-port=0",
+            "--log-format=text",
         ],
-        proxy_url=exporter_url,
         log=settings.output / "operator.log",
     )
 

@@ -172,12 +172,11 @@ def build(*, trace: traces.Trace, title: str, source: str) -> Scenario:
     )
     by_kind["Deployment"]["spec"]["replicas"] = replicas
     spec["levers"]["replicas"]["max"] = replicas
-    node, exporter = by_kind["Node"], by_kind["Pod"]
-    objects = [each for each in objects if each not in (node, exporter)]
+    node = by_kind["Node"]
+    objects.remove(node)
     # One GPU more than the fleet needs, for the pod that a rolling update adds.
     count = -(-(replicas + 1) // int(node["status"]["allocatable"]["nvidia.com/gpu"]))
-    for index in range(1, count + 1):
-        objects.extend(_numbered(node, exporter, index))
+    objects.extend(_numbered(node, index) for index in range(1, count + 1))
     return Scenario(
         title=title,
         source=source,
@@ -192,12 +191,10 @@ def build(*, trace: traces.Trace, title: str, source: str) -> Scenario:
     )
 
 
-def _numbered(node: Json, exporter: Json, index: int) -> tuple[Json, Json]:
-    numbered, pod = copy.deepcopy(node), copy.deepcopy(exporter)
+def _numbered(node: Json, index: int) -> Json:
+    numbered = copy.deepcopy(node)
     name = f"{node['metadata']['name']}-{index}"
     numbered["metadata"]["name"] = name
     numbered["metadata"]["labels"]["kubernetes.io/hostname"] = name
     numbered["status"]["addresses"][0]["address"] = f"10.1.0.{index}"
-    pod["metadata"]["name"] = f"{pod['metadata']['name']}-{index}"
-    pod["spec"]["nodeName"] = name
-    return numbered, pod
+    return numbered

@@ -3,9 +3,6 @@
 Paths: `/pods/<namespace>/<pod>/metrics`, `/nodes/<node>/metrics`, and target lists in Prometheus' http_sd form at
 `/sd/vllm` and `/sd/dcgm`, whose `__metrics_path__` label lets a real Prometheus scrape every simulated pod through one
 address. `/metrics` tells of the twin itself. The server has its own thread and event loop.
-
-It is an HTTP proxy for the pod network too: a client that is told to use it as its proxy and asks for
-`http://<pod or node IP>:<any port>/metrics` gets that pod's or node's page, as if the simulated network were there.
 """
 
 import asyncio
@@ -35,9 +32,6 @@ class MetricsView(Protocol):
 
     def node_text(self, node: str) -> str | None:
         """GPU metrics of one node; None where there is no such node."""
-
-    def page_of(self, address: str) -> str | None:
-        """Page that the pod or node with this IP address would serve at /metrics; None where there is none."""
 
     def own_text(self) -> str:
         """Metrics of the twin itself."""
@@ -127,14 +121,7 @@ class Exporter:
             raise web.HTTPNotFound(text="no such node\n")
         return web.Response(text=text, headers={"Content-Type": TEXT_TYPE})
 
-    async def _own(self, request: web.Request) -> web.Response:
-        asked = request.host.rpartition(":")[0] or request.host
-        if request.host not in (f"{self._host}:{self._port}", self._advertise):
-            text = self._view.page_of(asked)
-            if text is not None:
-                return web.Response(text=text, headers={"Content-Type": TEXT_TYPE})
-            if "://" in request.raw_path:
-                raise web.HTTPBadGateway(text=f"nothing listens at {asked}\n")
+    async def _own(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._view.own_text(), headers={"Content-Type": TEXT_TYPE})
 
     def _target(self, request: web.Request) -> str:

@@ -31,7 +31,6 @@ from wattkeeper.twin.traces import Trace
 LOGGER = logging.getLogger(__name__)
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_LABEL = "nvidia.com/gpu.product"
-GPU_EXPORTER = "nvidia-dcgm-exporter"
 DEFAULT_GRACE_SECONDS = 30.0
 SYNC_TIMEOUT_SECONDS = 30.0
 LONGEST_STEP_SECONDS = 30.0
@@ -304,18 +303,6 @@ class LiveTwin:
             gpus = self.fleet.inventory.nodes.get(node)
             return dcgm_text([gpu.sample() for gpu in gpus]) if gpus else None
 
-    def page_of(self, address: str) -> str | None:
-        """Page that the pod or node with this IP address would serve at /metrics; None where there is none."""
-        for (namespace, name), pod in self._pods.objects().items():
-            if pod.get("status", {}).get("podIP") == address and (namespace, name) in self._owners:
-                return self.pod_text(namespace, name)
-            if pod.get("status", {}).get("podIP") == address and _is_gpu_exporter(pod):
-                return self.node_text(pod["spec"].get("nodeName", ""))
-        for (_, name), node in self._nodes.objects().items():
-            if any(each["address"] == address for each in node.get("status", {}).get("addresses") or []):
-                return self.node_text(name)
-        return None
-
     def own_text(self) -> str:
         """The twin about itself and about what only clients of the services could know."""
         with self._lock:
@@ -366,11 +353,6 @@ def for_deployment(
 def _matches(service: LiveService, key: PodKey, pod: Json) -> bool:
     labels: dict[str, Any] = pod["metadata"].get("labels") or {}
     return key[0] == service.namespace and all(labels.get(name) == value for name, value in service.selector.items())
-
-
-def _is_gpu_exporter(pod: Json) -> bool:
-    labels = pod["metadata"].get("labels") or {}
-    return GPU_EXPORTER in (labels.get("app"), labels.get("app.kubernetes.io/name"))
 
 
 def _is_ready(pod: Json) -> bool:
