@@ -15,6 +15,7 @@ from wattkeeper.twin.agent import expired
 from wattkeeper.twin.kube import connect
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.live import LiveService, LiveTwin
+from wattkeeper.twin.request import Request
 
 CRDS = Path(__file__).parents[2] / "crds"
 LENGTHS = LengthDistribution.lognormal(mean=100, coefficient_of_variation=0.8)
@@ -131,6 +132,19 @@ def test_settings_that_do_not_start_are_told(api, twin):
     wait_for(lambda: twin.failed_pods)
     assert "max_num_batched_tokens" in twin.failed_pods[KEY]
     assert twin.pod_keys() == []
+
+
+def test_a_pod_waits_for_gpus_that_another_one_drains_on(api, twin):
+    for index in range(4):
+        make_pod(api, f"chat-{index}")
+    wait_for(lambda: len(twin.pod_keys()) == 4)
+    twin.start_traffic()
+    with twin.lock:
+        member(twin).replica.submit([Request(twin.fleet.now, 100, 4000)])
+    client.CoreV1Api(api).delete_namespaced_pod("chat-1", "ml", grace_period_seconds=0)
+    make_pod(api, "chat-9")
+    wait_for(lambda: twin.ready_count("ml/chat") == 4 and ("ml", "chat-9") in twin.pod_keys())
+    assert not twin.failed_pods
 
 
 def caps_of(api):

@@ -18,6 +18,8 @@ from wattkeeper.twin import hardware
 from wattkeeper.twin.kube import connect
 
 Json = dict[str, Any]
+SHUTDOWN_SECONDS = 15.0
+"""Simulated time from the deletion of a pod to its end: requests in flight, then the engine's teardown."""
 
 
 class DemoCluster:
@@ -26,7 +28,12 @@ class DemoCluster:
     def __init__(self, *, folder: Path, startup_seconds: float, speed: float, model: str, accelerator: str) -> None:
         self._startup_seconds, self._model, self._accelerator = startup_seconds, model, accelerator
         self._api = EmbeddedApi()
-        self._workloads = Workloads(self._api.registry, startup_seconds=self._startup, seconds_scale=1.0 / speed)
+        self._workloads = Workloads(
+            self._api.registry,
+            startup_seconds=self._startup,
+            shutdown_seconds=lambda _pod: SHUTDOWN_SECONDS,
+            seconds_scale=1.0 / speed,
+        )
         self.kubeconfig = folder / "kubeconfig"
 
     def __enter__(self) -> Self:

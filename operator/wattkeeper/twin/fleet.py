@@ -172,7 +172,7 @@ class Fleet:
     # Time
 
     def advance(self, until: float) -> None:
-        """Simulate up to `until`; power readings of GPUs become means over this call."""
+        """Simulate up to `until`; a GPU's power is its mean over a short window."""
         while self.now < until:
             deadlines = (m.deadline_seconds for service in self.services.values() for m in service.members.values())
             self._advance(min(until, *(each for each in deadlines if each > self.now), until))

@@ -24,7 +24,7 @@ from wattkeeper.twin.exposition import VllmProfile, dcgm_text, vllm_text
 from wattkeeper.twin.fleet import Fleet, Phase, PodKey, Service
 from wattkeeper.twin.kube import Json, Mirror
 from wattkeeper.twin.ledger import SloTargets
-from wattkeeper.twin.nodes import Inventory
+from wattkeeper.twin.nodes import Inventory, NoFreeGpuError
 from wattkeeper.twin.timeline import Point, Timeline
 from wattkeeper.twin.traces import Trace
 
@@ -89,6 +89,8 @@ class LiveTwin:
         self._agent = NodeAgent(api)
         self._seen_versions = (-1, -1)
         self._failed: dict[PodKey, str] = {}
+        self._postponed = False
+        """A pod waits for GPUs that another one still drains on."""
         self._owners: dict[PodKey, str] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -98,7 +100,7 @@ class LiveTwin:
         self._accounts: dict[str, Account] = {}
         self.lag_seconds = self.largest_lag_seconds = 0.0
         """Simulated seconds behind the clock: now, and at most since the traffic began."""
-        self.fleet = Fleet(Inventory())
+        self.fleet = Fleet(Inventory(power_window_seconds=max(1.0, speed * tick_seconds)))
         self.timelines: dict[str, Timeline] = {}
         for service in services:
             simulated = Service(name=service.key, slo=service.slo, arrivals=service.trace.arrivals())
@@ -177,14 +179,11 @@ class LiveTwin:
 
     def step(self) -> None:
         """Follow the API and catch up with simulated time, at most LONGEST_STEP_SECONDS of it per look."""
-        if self._began_wall is None:
-            raise RuntimeError("the twin is not started")
         while not self._stop.is_set():
-            target = (time.monotonic() - self._began_wall) * self._speed
             with self._lock:
+                target = self._target_seconds()
                 self._follow()
-                now = min(target, self.fleet.now + LONGEST_STEP_SECONDS)
-                self._advance(now)
+                self._advance(min(target, self.fleet.now + LONGEST_STEP_SECONDS))
                 for timeline in self.timelines.values():
                     timeline.observe(self.fleet)
                 self.lag_seconds = max(0.0, target - self.fleet.now)
@@ -192,6 +191,12 @@ class LiveTwin:
             self._agent.report(self.fleet.inventory)
             if self.lag_seconds < LONGEST_STEP_SECONDS:
                 return
+
+    def _target_seconds(self) -> float:
+        """Where simulated time should be now."""
+        if self._began_wall is None:
+            return 0.0
+        return (time.monotonic() - self._began_wall) * self._speed
 
     def _advance(self, until: float) -> None:
         """Move the fleet, and close the account of every service whose traffic ends on the way."""
@@ -213,8 +218,8 @@ class LiveTwin:
 
     def _follow(self) -> None:
         versions = (self._pods.version, self._nodes.version)
-        if versions != self._seen_versions:
-            self._seen_versions = versions
+        if versions != self._seen_versions or self._postponed:
+            self._seen_versions, self._postponed = versions, False
             self._follow_nodes(self._nodes.objects())
             self._follow_pods(self._pods.objects())
         self._agent.enforce(self.fleet)
@@ -260,6 +265,9 @@ class LiveTwin:
             engine = engine_args.read_engine(pod["spec"], owner.container)
             spec = hardware.replica_hardware(model=owner.model, accelerator=accelerator, engine=engine)
             self.fleet.add_pod(owner.key, key, node=node, container=_container(owner, pod), hardware=spec)
+        except NoFreeGpuError:
+            self._postponed = True
+            return
         except WattkeeperError as error:
             self._failed[key] = str(error)
             LOGGER.warning("pod %s/%s does not start: %s", *key, error)
@@ -294,6 +302,7 @@ class LiveTwin:
             member = self.fleet.services[owner].members.get((namespace, pod)) if owner else None
             if owner is None or member is None or member.replica is None:
                 return None
+            self._catch_up()
             live = self._services[owner]
             return vllm_text(member.replica, model_name=live.model, profile=live.profile)
 
@@ -301,7 +310,13 @@ class LiveTwin:
         """GPU page of one node."""
         with self._lock:
             gpus = self.fleet.inventory.nodes.get(node)
+            self._catch_up()
             return dcgm_text([gpu.sample() for gpu in gpus]) if gpus else None
+
+    def _catch_up(self) -> None:
+        """A page shows this very moment, not the last tick: rates over short windows would be off by a tick."""
+        if self._thread.is_alive():
+            self._advance(min(self._target_seconds(), self.fleet.now + LONGEST_STEP_SECONDS))
 
     def own_text(self) -> str:
         """The twin about itself and about what only clients of the services could know."""

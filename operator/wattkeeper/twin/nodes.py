@@ -38,6 +38,10 @@ class Gpu:
     clock_mhz: float = 0.0
     utilisation: float = 0.0
     energy_joules: float = 0.0
+    power_window_seconds: float = 1.0
+    """`power_watts` is the mean over the last stretch of at least this long."""
+    _joules: float = 0.0
+    _seconds: float = 0.0
 
     @property
     def limit_watts(self) -> float:
@@ -54,8 +58,11 @@ class Gpu:
     def spend(self, *, joules: float, seconds: float) -> None:
         """Energy used over the last `seconds`."""
         self.energy_joules += joules
-        if seconds > 0:
-            self.power_watts = joules / seconds
+        self._joules += joules
+        self._seconds += seconds
+        if self._seconds >= self.power_window_seconds:
+            self.power_watts = self._joules / self._seconds
+            self._joules = self._seconds = 0.0
 
     def sample(self) -> GpuSample:
         """For the exporter."""
@@ -85,13 +92,21 @@ class Inventory:
     """All GPUs by node name."""
 
     nodes: dict[str, list[Gpu]] = field(default_factory=dict)
+    power_window_seconds: float = 1.0
 
     def ensure(self, node: str, card: Card, count: int) -> None:
         """Know a node with `count` GPUs; GPUs of a known node stay as they are."""
         gpus = self.nodes.setdefault(node, [])
         for index in range(len(gpus), count):
             gpus.append(
-                Gpu(node=node, index=index, uuid=gpu_uuid(node, index), card=card, clock_mhz=card.minimum_clock_mhz)
+                Gpu(
+                    node=node,
+                    index=index,
+                    uuid=gpu_uuid(node, index),
+                    card=card,
+                    clock_mhz=card.minimum_clock_mhz,
+                    power_window_seconds=self.power_window_seconds,
+                )
             )
 
     def assign(self, node: str, count: int, holder: Holder) -> list[Gpu]:
