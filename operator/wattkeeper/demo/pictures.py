@@ -15,7 +15,7 @@ from wattkeeper.demo.watch import Action
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.timeline import Point
 
-LIVE, STATIC, LIMIT = "#1b7f5c", "#8a8f98", "#c0392b"
+LIVE, STATIC, LIMIT, ARGUMENTS = "#1b7f5c", "#8a8f98", "#c0392b", "#7d3c98"
 OVERVIEW = "day.png"
 
 
@@ -76,13 +76,17 @@ def _levers(axes: Any, live: Outcome, actions: Sequence[Action]) -> None:
     _dress(axes, "power limit, W per GPU")
     top = axes.get_ylim()[1]
     axes.set_ylim(0, top * 1.2)
-    for action in actions:
-        if action.kind == "arguments":
-            hour = action.time_seconds / 3600.0
-            axes.axvline(hour, color="#7d3c98", linewidth=1)
+    changes = [action for action in actions if action.kind == "arguments"]
+    last = live.points[-1].time_seconds / 3600.0 if live.points else 0.0
+    for index, action in enumerate(changes):
+        hour = action.time_seconds / 3600.0
+        axes.axvline(hour, color=ARGUMENTS, linewidth=1)
+        upcoming = changes[index + 1].time_seconds / 3600.0 if index + 1 < len(changes) else last
+        # A label needs a quarter of the width to the right of its line.
+        if upcoming - hour > last / 4:
             axes.annotate(
                 action.change.removeprefix("--"), (hour, top * 1.16), xytext=(4, 0), textcoords="offset points",
-                fontsize=8, va="top", color="#7d3c98",
+                fontsize=8, va="top", color=ARGUMENTS,
             )  # fmt: skip
 
 
