@@ -248,6 +248,10 @@ class World:
             self.operator.loop.tick()
         self.settle()
 
+    def wait_for(self, done: Callable[[], Any], seconds: float = 20.0) -> None:
+        """Until `done`."""
+        wait(done, seconds)
+
     def settle(self, timeout_seconds: float = 10.0) -> None:
         """Wait until the caches show what the API server has."""
         wait(lambda: not self._behind_kinds(), timeout_seconds, lambda: f"caches are behind: {self._behind_kinds()}")

@@ -99,3 +99,27 @@ def test_any_readings_give_at_least_one_and_a_bound(readings):
     for index, reading in enumerate(readings):
         made.update(namespace="team", pods=["a"], snapshot=snapshot(5.0 * index, {"a": reading}))
     assert made.value is None or 1.0 <= made.value <= 100.0
+
+
+def test_a_gap_in_the_measurements_is_no_burst():
+    made = DispersionEstimator(bin_seconds=5.0)
+    random = np.random.default_rng(7)
+    at = total = 0.0
+    for seconds in [5.0] * 30 + [1800.0] + [5.0] * 30:
+        at += seconds
+        total += random.poisson(4.0 * seconds)
+        view = {"p": (total, 0.0, 0.0)}
+        made.update(namespace="team", pods=view, snapshot=snapshot(at, view))
+    assert made.value is not None
+    assert made.value < 1.7
+
+
+@given(st.lists(st.floats(5.0, 9.0), min_size=30, max_size=60))
+def test_steady_arrivals_are_none_whatever_the_bins_are(lengths):
+    made = DispersionEstimator(bin_seconds=5.0)
+    at = 0.0
+    for seconds in lengths:
+        at += seconds
+        view = {"p": (10.0 * at, 0.0, 0.0)}
+        made.update(namespace="team", pods=view, snapshot=snapshot(at, view))
+    assert made.value == 1.0
