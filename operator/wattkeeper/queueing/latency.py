@@ -32,7 +32,7 @@ _BURST_EXPONENT = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """All that latency needs of one replica of each candidate; arrays of shape (N,) except `traits`."""
+    """All that latency needs of one replica of each candidate; arrays of shape (N,)."""
 
     traits: Traits
     limit: Limits
@@ -101,7 +101,7 @@ def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float) -> FloatArra
     # later even without a wait, and of the discounted weights of those that a wait makes later.
     alone_order = np.argsort(alone, axis=1)
     alone = np.take_along_axis(alone, alone_order, axis=1)
-    weight = nodes.weight[alone_order]
+    weight = np.take_along_axis(nodes.weight, alone_order, axis=1)
     scale = np.maximum(scale, alone[:, -1] / _LARGEST_EXPONENT)
     slot_scale = np.maximum(slot_scale, alone[:, -1] / _LARGEST_EXPONENT)
     first, second = _mixture(chance, scale, slot_chance, slot_scale)
@@ -161,7 +161,7 @@ def _prefill_wait(replica: Replica, met: Spread, exceedance: float) -> tuple[Flo
 def _slot_wait(replica: Replica, met: Spread) -> tuple[FloatArray, FloatArray]:
     """Wait for one of the resident requests to end: (chance, mean then)."""
     limit, times, traits = replica.limit, replica.times, replica.traits
-    per_slot = max(traits.steps_mean, 1.0) / limit.slot_iterations
+    per_slot = np.maximum(traits.steps_mean, 1.0) / limit.slot_iterations
     full_step = times.fixed + times.per_decode * limit.slots * per_slot
     service = limit.slot_iterations * full_step / limit.slots + times.prefill_mean
     spread_steps = traits.steps_variance * np.square(full_step / limit.slots) + times.prefill_variance
@@ -212,7 +212,7 @@ def tpot_seconds(replica: Replica, outputs: tuple[FloatArray, FloatArray], perce
     width = 3.0 / np.sqrt(relative)
     offset = 1.0 - relative / 9.0
     # However many prompts queue, an iteration computes no more of them than its token budget.
-    most = replica.limit.slots * max(traits.steps_mean, 1.0) / replica.limit.slot_iterations
+    most = replica.limit.slots * np.maximum(traits.steps_mean, 1.0) / replica.limit.slot_iterations
     crowd = np.minimum(most, met.mean + 3.0 * np.sqrt(met.variance))
     ceiling = (
         times.fixed
@@ -225,7 +225,7 @@ def tpot_seconds(replica: Replica, outputs: tuple[FloatArray, FloatArray], perce
         over = np.maximum(value[:, None] - shift, 0.0)
         smooth = tails.normal_tail((np.cbrt(over / excess) - offset) * width)
         rough = chance * np.exp(-over / scale)
-        return np.asarray(np.where(regular, smooth, rough) @ weight)
+        return np.asarray((np.where(regular, smooth, rough) * weight).sum(axis=1))
 
     high = (shift + 10.0 * excess + 10.0 * np.sqrt(variance) * np.log(1.0 / (1.0 - percentile / 100.0))).max(axis=1)
     low = shift[:, 0]

@@ -44,12 +44,13 @@ def occupancy(traits: Traits, limit: Limits, times: Coefficients, rate: FloatArr
     decode_share = np.minimum(rate * steps * times.per_decode / free, 0.999)
     room = 1.0 - decode_share
     most = limit.slots * steps / limit.slot_iterations
-    decoders = np.minimum((rate * steps * times.fixed / free + decode_share) / room, most) if steps else rate * 0.0
+    decoders = np.minimum((rate * steps * times.fixed / free + decode_share) / room, most)
+    decoders = np.where(steps > 0.0, decoders, 0.0)
     return Occupancy(
         prefill_share=prefill_share,
         decoders=decoders,
         decode_step=times.fixed + times.per_decode * decoders,
-        relaxation=max(steps, 1.0) * times.fixed / (free * np.square(room)),
+        relaxation=np.maximum(steps, 1.0) * times.fixed / (free * np.square(room)),
     )
 
 
@@ -130,9 +131,10 @@ def loaded_clock(
     cap = power.effective_cap_watts(profile, power_cap_watts)
 
     def excess(ratio: FloatArray, at: IndexArray | slice) -> FloatArray:
-        times = coefficients(profile.iteration, traits, ratio)
-        load = occupancy(traits, limit.take(at), times, rate[at])
-        mean = activity(traits, times, load, rate[at], dispersion[at])
+        asked = traits.take(at)
+        times = coefficients(profile.iteration, asked, ratio)
+        load = occupancy(asked, limit.take(at), times, rate[at])
+        mean = activity(asked, times, load, rate[at], dispersion[at])
         joules = power.step_joules(
             profile,
             prefill_tokens=mean.prefill_tokens,

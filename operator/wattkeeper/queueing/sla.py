@@ -1,9 +1,14 @@
-"""The SLA check: stability, activity and latency percentiles of many candidates of one service at once.
+"""The SLA check: stability, activity and latency percentiles of many candidates of many services at once.
 
 Method: closed-form capacity (`queueing.capacity`), occupancy and clock under a power cap (`queueing.occupancy`), and
 two-moment latency tails (`queueing.latency`). Everything is a few hundred numpy operations on arrays of one entry per
-candidate. Where the method is unsure it errs towards longer latency.
+candidate, and services of one profile share them: a call costs about a millisecond whatever its size. Where the method
+is unsure it errs towards longer latency.
 """
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +18,10 @@ from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import capacity, latency, occupancy, tails, traits
 from wattkeeper.queueing.capacity import Coefficients, Limits
 from wattkeeper.queueing.traits import Traits
-from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray, ObjectArray, SlaPrediction
+from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray, ObjectArray, SlaPrediction, SlaQuery
+
+_ROWS_PER_PASS = 2048
+"""More rows at once would leave the processor's caches."""
 
 
 def predict(
@@ -29,22 +37,79 @@ def predict(
     The workload's rate is the service's and is shared evenly by the replicas; its dispersion falls with the split.
     Percentiles are in (0, 100), 99.9 at most being sensible. Raises ValueError for percentiles out of range.
     """
-    for name, percentile in (("ttft", ttft_percentile), ("tpot", tpot_percentile)):
-        if not 0.0 < percentile < 100.0:
-            raise ValueError(f"{name}_percentile must lie between 0 and 100, not {percentile}")
-    request = traits.of(workload)
-    with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
-        return _predict(profile, workload, request, candidates, ttft_percentile, tpot_percentile)
+    query = SlaQuery(
+        profile=profile,
+        workload=workload,
+        candidates=candidates,
+        ttft_percentile=ttft_percentile,
+        tpot_percentile=tpot_percentile,
+    )
+    return predict_fleet([query])[0]
+
+
+def predict_fleet(queries: Sequence[SlaQuery]) -> list[SlaPrediction]:
+    """The same for many services, one answer per query in their order."""
+    groups: dict[tuple[ServingProfile, float, float], list[int]] = defaultdict(list)
+    for index, query in enumerate(queries):
+        groups[query.profile, query.ttft_percentile, query.tpot_percentile].append(index)
+    answers: dict[int, SlaPrediction] = {}
+    for (profile, ttft_percentile, tpot_percentile), members in groups.items():
+        for part in _passes(queries, members):
+            asked = _Asked.of([queries[index] for index in part])
+            with np.errstate(divide="ignore", over="ignore", under="ignore", invalid="ignore"):
+                found = _predict(profile, asked, ttft_percentile, tpot_percentile)
+            end = 0
+            for index in part:
+                begin, end = end, end + len(queries[index].candidates)
+                answers[index] = found.part(slice(begin, end))
+    return [answers[index] for index in range(len(queries))]
+
+
+def _passes(queries: Sequence[SlaQuery], members: Sequence[int]) -> Iterator[list[int]]:
+    """Members in lots of at most so many rows, one query at least."""
+    lot: list[int] = []
+    rows = 0
+    for index in members:
+        size = len(queries[index].candidates)
+        if lot and rows + size > _ROWS_PER_PASS:
+            yield lot
+            lot, rows = [], 0
+        lot.append(index)
+        rows += size
+    yield lot
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Candidates of several services of one profile, one after the other; arrays of shape (N,)."""
+
+    workloads: tuple[Workload, ...]
+    of_row: IndexArray
+    """Which workload each candidate belongs to."""
+    candidates: Candidates
+    traits: Traits
+    rate: FloatArray
+    """Of the whole service, requests per second."""
+    dispersion: FloatArray
+
+    @staticmethod
+    def of(queries: Sequence[SlaQuery]) -> "_Asked":
+        workloads = tuple(query.workload for query in queries)
+        rows = [len(query.candidates) for query in queries]
+        return _Asked(
+            workloads=workloads,
+            of_row=np.repeat(np.arange(len(queries)), rows),
+            candidates=Candidates.joined([query.candidates for query in queries]),
+            traits=traits.of(workloads, rows),
+            rate=np.repeat([float(item.requests_per_second) for item in workloads], rows),
+            dispersion=np.repeat([float(item.dispersion) for item in workloads], rows),
+        )
 
 
 def _predict(
-    profile: ServingProfile,
-    workload: Workload,
-    request: Traits,
-    candidates: Candidates,
-    ttft_percentile: float,
-    tpot_percentile: float,
+    profile: ServingProfile, asked: _Asked, ttft_percentile: float, tpot_percentile: float
 ) -> SlaPrediction:
+    request, candidates = asked.traits, asked.candidates
     limit = capacity.limits(request, candidates)
     lowest = profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz
     lock = np.clip(candidates.clock_ratio, lowest, 1.0)
@@ -54,16 +119,15 @@ def _predict(
     full_times = _held(capacity.coefficients(profile.iteration, request, full_clock), held)
     per_replica = capacity.requests_per_second(request, limit, full_times)
     replicas = np.maximum(candidates.replicas, 0.0)
-    rate = np.divide(workload.requests_per_second, replicas, out=np.zeros_like(replicas), where=replicas > 0)
+    rate = np.divide(asked.rate, replicas, out=np.zeros_like(replicas), where=replicas > 0)
     served = replicas * per_replica
     utilisation = np.where(
-        served > 0, workload.requests_per_second / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0)
+        served > 0, asked.rate / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0)
     )
-    if workload.requests_per_second > 0:
-        utilisation = np.where(replicas > 0, utilisation, np.inf)
+    utilisation = np.where((asked.rate > 0) & (replicas <= 0), np.inf, utilisation)
     stable = utilisation < 1.0
 
-    dispersion = 1.0 + max(workload.dispersion - 1.0, 0.0) / np.maximum(replicas, 1.0)
+    dispersion = 1.0 + np.maximum(asked.dispersion - 1.0, 0.0) / np.maximum(replicas, 1.0)
     carried = occupancy.finite_rate(rate, per_replica)
     mean_clock = occupancy.loaded_clock(
         profile,
@@ -90,9 +154,11 @@ def _predict(
         replica = _replica(
             profile, request, candidates, limit, burst_clock, held, carried, utilisation, dispersion, chosen
         )
-        ttft[chosen] = latency.ttft_seconds(replica, traits.prompt_nodes(workload, ttft_percentile), ttft_percentile)
-        tpot[chosen] = latency.tpot_seconds(replica, traits.output_nodes(workload.output), tpot_percentile)
-        risk[chosen] = _preemption_risk(request, candidates.kv_capacity_tokens[chosen], replica)
+        of_row = asked.of_row[chosen]
+        prompts = traits.prompt_nodes(asked.workloads, ttft_percentile, of_row)
+        ttft[chosen] = latency.ttft_seconds(replica, prompts, ttft_percentile)
+        tpot[chosen] = latency.tpot_seconds(replica, traits.output_nodes(asked.workloads, of_row), tpot_percentile)
+        risk[chosen] = _preemption_risk(candidates.kv_capacity_tokens[chosen], replica)
     if idle.any():
         ttft[idle], tpot[idle] = _unloaded(mean_times, idle)
         risk[idle] = 0.0
@@ -139,7 +205,7 @@ def _replica(
     chosen: IndexArray,
 ) -> latency.Replica:
     """The chosen candidates at the clock of their bursts."""
-    part = limit.take(chosen)
+    part, request = limit.take(chosen), request.take(chosen)
     times = _held(capacity.coefficients(profile.iteration, request, clock[chosen]), held[chosen])
     return latency.Replica(
         traits=request,
@@ -160,9 +226,9 @@ def _unloaded(times: Coefficients, idle: BoolArray) -> tuple[FloatArray, FloatAr
     return ttft[idle], tpot[idle]
 
 
-def _preemption_risk(request: Traits, kv_capacity_tokens: FloatArray, replica: latency.Replica) -> FloatArray:
+def _preemption_risk(kv_capacity_tokens: FloatArray, replica: latency.Replica) -> FloatArray:
     """Probability that the contexts of all resident requests together exceed the KV memory."""
-    met = latency.spread(replica)
+    request, met = replica.traits, latency.spread(replica)
     prefilling = replica.rate * replica.load.decode_step * request.prompt_mean
     mean = np.maximum(met.mean * request.context_mean + prefilling, 1.0)
     variance = np.square(request.context_mean) * (met.variance + met.mean)

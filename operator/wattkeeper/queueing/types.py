@@ -1,11 +1,13 @@
 """Candidates and predictions of the SLA check: numpy arrays, one entry per candidate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from wattkeeper.domain.workload import FloatArray
+from wattkeeper.domain.workload import FloatArray, Workload
+from wattkeeper.physics.profile import ServingProfile
 
 IndexArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
@@ -36,6 +38,29 @@ class Candidates:
     def take(self, index: IndexArray | BoolArray) -> "Candidates":
         """The candidates that an index or a mask picks."""
         return Candidates(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    @staticmethod
+    def joined(parts: "Sequence[Candidates]") -> "Candidates":
+        """All candidates of several sets, in their order."""
+        names = [field.name for field in fields(Candidates)]
+        return Candidates(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlaQuery:
+    """What is asked of one service: how would each candidate serve this workload?"""
+
+    profile: ServingProfile
+    workload: Workload
+    candidates: Candidates
+    ttft_percentile: float
+    """Percentiles lie in (0, 100), 99.9 at most being sensible."""
+    tpot_percentile: float
+
+    def __post_init__(self) -> None:
+        for name, percentile in (("ttft", self.ttft_percentile), ("tpot", self.tpot_percentile)):
+            if not 0.0 < percentile < 100.0:
+                raise ValueError(f"{name}_percentile must lie between 0 and 100, not {percentile}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +95,7 @@ class SlaPrediction:
     """Probability that the running requests want more KV than there is, at a random time, 0..1."""
     binding: ObjectArray
     """`domain.plan.Binding`: why the candidate is not stable (Stability or KvCache); None where it is stable."""
+
+    def part(self, rows: slice) -> "SlaPrediction":
+        """The predictions of some candidates; views, not copies."""
+        return SlaPrediction(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
