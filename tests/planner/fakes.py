@@ -30,7 +30,7 @@ from wattkeeper.physics.profile import (
     ServingProfile,
 )
 from wattkeeper.planner.types import PlanMemory, PlanRequest
-from wattkeeper.queueing.types import Candidates, SlaPrediction
+from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
 
 NOW = 1_700_000_000.0
 RATE_PER_REPLICA = 10.0
@@ -87,7 +87,25 @@ WORKLOAD = Workload(
 )
 
 
-def predict(profile, workload, candidates: Candidates, *, ttft_percentile, tpot_percentile) -> SlaPrediction:
+def each(check):
+    """A check of one service as the planner wants it: of many."""
+
+    def checked(queries: list[SlaQuery]) -> list[SlaPrediction]:
+        return [
+            check(
+                query.profile,
+                query.workload,
+                query.candidates,
+                ttft_percentile=query.ttft_percentile,
+                tpot_percentile=query.tpot_percentile,
+            )
+            for query in queries
+        ]
+
+    return checked
+
+
+def predict_one(profile, workload, candidates: Candidates, *, ttft_percentile, tpot_percentile) -> SlaPrediction:
     cap = np.where(np.isnan(candidates.power_cap_watts), profile.gpu.tdp_watts, candidates.power_cap_watts)
     clock = np.minimum(candidates.clock_ratio, np.clip((cap / profile.gpu.tdp_watts) ** 0.5, 0.2, 1.0))
     budget = 1.0 + 0.3 * (candidates.max_num_batched_tokens < 4096)
@@ -117,6 +135,9 @@ def predict(profile, workload, candidates: Candidates, *, ttft_percentile, tpot_
         preemption_risk=0 * ones,
         binding=np.array([None if good else Binding.STABILITY for good in stable], dtype=object),
     )
+
+
+predict = each(predict_one)
 
 
 class FakeEnergy:

@@ -14,9 +14,11 @@ from tests.planner.fakes import (
     SLO,
     FakeEnergy,
     applied,
+    each,
     make_profile,
     observation,
     predict,
+    predict_one,
     request,
 )
 from wattkeeper.domain.engine import EngineChange
@@ -260,7 +262,7 @@ def test_one_services_bad_data_leave_the_others_alone():
     def broken_check(profile, workload, candidates, **percentiles):
         if profile.model == "broken/sla":
             raise ValueError("no such percentile")
-        return predict(profile, workload, candidates, **percentiles)
+        return predict_one(profile, workload, candidates, **percentiles)
 
     class BrokenEnergy(FakeEnergy):
         def watts(self, queries):
@@ -274,7 +276,7 @@ def test_one_services_bad_data_leave_the_others_alone():
 
     names = ["test/Model-8B", "broken/sla", "broken/energy", "broken/nan"]
     fleet = [request(cap=400.0, profile=make_profile(model=name), replicas=4) for name in names]
-    good, *bad = plan(fleet, energy=BrokenEnergy(), settings=SETTINGS, predict=broken_check)
+    good, *bad = plan(fleet, energy=BrokenEnergy(), settings=SETTINGS, predict=each(broken_check))
     assert good.reason is PlanReason.LEAST_ENERGY
     for found, word in zip(bad, ("percentile", "no watts", "finite"), strict=True):
         assert found.reason is PlanReason.FAILED and word in found.message
@@ -297,9 +299,9 @@ def test_a_large_fleet_of_replicas_is_bisected():
     levers = replace(REPLICA_LEVERS, replicas=replace(REPLICA_LEVERS.replicas, maximum=500))
     calls = []
 
-    def counting(*args, **kwargs):
-        calls.append(len(args[2]))
-        return predict(*args, **kwargs)
+    def counting(queries):
+        calls.extend(len(query.candidates) for query in queries)
+        return predict(queries)
 
     found = decide(rate=2000.0, levers=levers, replicas=300, check=counting)
     step = decide(rate=2000.0, levers=levers, replicas=found.target.replicas, check=counting)

@@ -45,9 +45,9 @@ def service(rate, *, replicas, levers):
 def test_a_plan_meets_the_slo_for_fewer_watts_and_settles(energy, levers, rate):
     calls = []
 
-    def counting(*args, **kwargs):
-        calls.append(len(args[2]))
-        return sla.predict(*args, **kwargs)
+    def counting(queries):
+        calls.append([len(query.candidates) for query in queries])
+        return sla.predict_fleet(queries)
 
     asked = service(rate, replicas=12, levers=levers)
     first = plan([asked], energy=energy, settings=SETTINGS, predict=counting)[0]

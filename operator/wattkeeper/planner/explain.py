@@ -17,7 +17,7 @@ _HEADINGS = ("target", "watts", "move", "TTFT", "TPOT", "load", "verdict")
 
 
 def explain(
-    request: PlanRequest, *, energy: PowerModel, settings: PlannerSettings, predict: SlaModel = sla.predict
+    request: PlanRequest, *, energy: PowerModel, settings: PlannerSettings, predict: SlaModel = sla.predict_fleet
 ) -> str:
     """The plan of one service with its reasons; the same decision as `planner.plan.plan` makes, looked at closely."""
     found = planning.examine([request], energy=energy, settings=settings, predict=predict)[0]

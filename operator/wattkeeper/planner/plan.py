@@ -33,7 +33,7 @@ def plan(
     *,
     energy: PowerModel,
     settings: PlannerSettings,
-    predict: SlaModel = sla.predict,
+    predict: SlaModel = sla.predict_fleet,
 ) -> list[Plan]:
     """One plan per request, in their order. Bad data of a service never raise: that service gets a safe plan."""
     return [item.plan for item in examine(requests, energy=energy, settings=settings, predict=predict)]
@@ -44,55 +44,67 @@ def examine(
     *,
     energy: PowerModel,
     settings: PlannerSettings,
-    predict: SlaModel = sla.predict,
+    predict: SlaModel = sla.predict_fleet,
 ) -> list[Examined]:
     """The same plans with the candidates they were chosen from."""
     results: list[Examined | None] = [None] * len(requests)
-    searches: list[tuple[int, Search]] = []
+    cases: list[tuple[int, Case, Trip | None]] = []
     for index, request in enumerate(requests):
         try:
             trip = guards.first_trip(request, settings)
-            if trip is not None:
-                results[index] = Examined(plan=_guarded(request, trip, settings, predict=predict), search=None)
+            if trip is None or _sizeable(request, trip):
+                cases.append((index, sizing.make_case(request, settings), trip))
             else:
-                searches.append((index, search.begin(sizing.make_case(request, settings), predict=predict)))
+                results[index] = Examined(plan=_guarded(request, trip, settings), search=None)
         except DATA_ERRORS as error:
             results[index] = Examined(plan=_failed(request, str(error)), search=None)
-    search.run([found for _, found in searches], energy=energy)
-    for index, found in searches:
-        failed = _failed(requests[index], found.error) if found.error else None
-        results[index] = Examined(plan=failed or choose.choose(found), search=found)
+    searches = search.begin([case for _, case, _ in cases], predict=predict)
+    free = [found for (_, _, trip), found in zip(cases, searches, strict=True) if trip is None]
+    search.run(free, energy=energy, predict=predict)
+    for (index, _, trip), found in zip(cases, searches, strict=True):
+        if found.error:
+            results[index] = Examined(
+                plan=_failed(requests[index], found.error), search=found if trip is None else None
+            )
+        elif trip is None:
+            results[index] = Examined(plan=choose.choose(found), search=found)
+        else:
+            results[index] = Examined(plan=_more_capacity(requests[index], trip, settings, found), search=None)
     return [result for result in results if result is not None]
 
 
-def _guarded(request: PlanRequest, trip: Trip, settings: PlannerSettings, *, predict: SlaModel) -> Plan:
-    space = lever_space(request, settings)
+def _sizeable(request: PlanRequest, trip: Trip) -> bool:
+    """True where the models can say how much more capacity is needed."""
+    known = request.observation.workload is not None and request.planned_rate is not None
+    return trip.action is Action.MORE_CAPACITY and known
+
+
+def _guarded(request: PlanRequest, trip: Trip, settings: PlannerSettings) -> Plan:
     if trip.action is Action.MORE_CAPACITY:
-        return _more_capacity(request, trip, settings, space, predict=predict)
+        return _more_capacity(request, trip, settings, None)
+    space = lever_space(request, settings)
     target = space.current if request.current.replicas > 0 else request.current
     if trip.action is Action.FULL_POWER:
         target = _at_full_power(space, target.replicas)
     return _held(target, trip.reason, trip.message)
 
 
-def _more_capacity(
-    request: PlanRequest, trip: Trip, settings: PlannerSettings, space: LeverSpace, *, predict: SlaModel
-) -> Plan:
+def _more_capacity(request: PlanRequest, trip: Trip, settings: PlannerSettings, sized: Search | None) -> Plan:
     """Full power now, and replicas: what the models ask for, and a step more unless the last ones still start.
 
     Where all that is in place already and the models say that other engine arguments would meet the SLO, those.
+    `sized` is None where nothing is known to ask the models about.
     """
+    space = lever_space(request, settings) if sized is None else sized.case.space
     now = space.current.replicas
-    known = request.observation.workload is not None and request.planned_rate is not None
-    case = sizing.make_case(request, settings) if known else None
-    needed = _needed(case, predict=predict) if case is not None else {}
+    needed = {} if sized is None else _needed(sized)
     wanted = max(now, needed.get(0) or now)
     if not _starting(request, settings):
         wanted = max(wanted, now + max(1, math.ceil(settings.guard_scale_up_ratio * now)))
     target = _at_full_power(space, min(wanted, space.high))
     message = f"{trip.message}: {words.target(target)}"
     engine_change = EngineChange()
-    if target == request.current and case is not None and 0 not in needed and needed:
+    if target == request.current and 0 not in needed and needed:
         option = space.engines[min(needed, key=lambda index: needed[index])]
         target = Target(
             replicas=target.replicas,
@@ -112,18 +124,14 @@ def _more_capacity(
         binding=Binding.MAX_REPLICAS if target.replicas == space.high else Binding.NONE,
         runner_up=None,
         prediction=None,
-        planned_requests_per_second=None if case is None else case.workload.requests_per_second,
-        feasible=not known or 0 in needed or bool(engine_change),
+        planned_requests_per_second=None if sized is None else sized.case.workload.requests_per_second,
+        feasible=sized is None or 0 in needed or bool(engine_change),
     )
 
 
-def _needed(case: Case, *, predict: SlaModel) -> dict[int, int]:
+def _needed(sized: Search) -> dict[int, int]:
     """Least replicas by engine index, for the engines that can meet the SLO at all."""
-    ledger = sizing.Ledger(case, predict=predict)
-    required = sizing.required_replicas(
-        ledger, low=case.space.low, high=case.space.high, engines=range(len(case.space.engines))
-    )
-    return {engine: found.replicas for engine, found in required.items() if found.replicas is not None}
+    return {engine: found.replicas for engine, found in sized.required.items() if found.replicas is not None}
 
 
 def _starting(request: PlanRequest, settings: PlannerSettings) -> bool:

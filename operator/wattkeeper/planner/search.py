@@ -1,15 +1,16 @@
 """Candidates of a whole fleet: enumerated coarse to fine, judged by the SLA check, priced in watts.
 
-Each pass makes one call of the energy model for all services together. The first pass takes a window of replica counts
-from the least feasible one upwards, times a coarse grid of power limits, times every engine option; the second fills
-in the power grid around the best of the first. What is in place is always a candidate, and the grid around it does not
-depend on it, so that a plan once applied is found again.
+Each pass makes one call of the SLA check and one of the energy model for all services together. The first pass takes a
+window of replica counts from the least feasible one upwards, times a coarse grid of power limits, times every engine
+option; the second fills in the power grid around the best of the first. What is in place is always a candidate, and the
+grid around it does not depend on it, so that a plan once applied is found again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,10 @@ from wattkeeper.queueing.types import Candidates, SlaPrediction
 
 DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
 """What bad data of one service may raise; anything else is a programming error."""
+
+
+_Query = TypeVar("_Query")
+_Answer = TypeVar("_Answer")
 
 
 class PowerModel(Protocol):
@@ -70,9 +75,9 @@ class Search:
 
     case: Case
     ledger: Ledger
-    required: dict[int, Required]
+    required: dict[int, Required] = field(default_factory=dict)
     """Least replicas at the planned rate, by engine index."""
-    floors: dict[int, int]
+    floors: dict[int, int] = field(default_factory=dict)
     """Least replicas that a scale-down may go to, by engine index: they carry the stabilised rate."""
     hopeless: bool = False
     """True where the upper bound of replicas at full power misses the SLO even when nearly idle."""
@@ -81,26 +86,57 @@ class Search:
     """Why the service could not be planned; empty where it could."""
 
 
-def begin(case: Case, *, predict: SlaModel) -> Search:
-    """Least replicas of every engine option at full power, for the planned and for the stabilised rate."""
+def begin(cases: Sequence[Case], *, predict: SlaModel) -> list[Search]:
+    """Least replicas of every engine option at full power, for the planned and for the stabilised rate.
+
+    What most services will ask about is judged for all of them in one call.
+    """
+    searches = [Search(case=case, ledger=Ledger(case, predict=predict)) for case in cases]
+    _judge(searches, lambda search: _likely_rows(search.case), predict=predict)
+    for search in _live(searches):
+        with _errors_to(search):
+            _size(search)
+    return searches
+
+
+@contextmanager
+def _errors_to(search: Search) -> Iterator[None]:
+    """Bad data of a service become its error, and leave the others alone."""
+    try:
+        yield
+    except DATA_ERRORS as error:
+        search.error = str(error)
+
+
+def _size(search: Search) -> None:
+    case, ledger = search.case, search.ledger
     low, high, now = case.space.low, case.space.high, case.space.current.replicas
     engines = range(len(case.space.engines))
-    ledger = Ledger(case, predict=predict)
-    ledger.add(_likely_rows(case))
-    required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
-    floors = {engine: found.replicas for engine, found in required.items() if found.replicas is not None}
+    search.required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
+    floors = {engine: found.replicas for engine, found in search.required.items() if found.replicas is not None}
     down = [engine for engine, least in floors.items() if least < now]
     if down and case.stabilised_load > 1:
         held = sizing.required_replicas(ledger, low=low, high=now - 1, engines=down, load=case.stabilised_load)
         for engine, found in held.items():
             floors[engine] = max(floors[engine], now if found.replicas is None else found.replicas)
-    return Search(
-        case=case,
-        ledger=ledger,
-        required=required,
-        floors=_promising(ledger, floors),
-        hopeless=not ledger.feasible(_idle_row(case)),
-    )
+    search.floors = _promising(ledger, floors)
+    search.hopeless = not ledger.feasible(_idle_row(case))
+
+
+def _judge(searches: Sequence[Search], rows_of: Callable[[Search], Iterable[Row]], *, predict: SlaModel) -> None:
+    """Judge rows of every service in one call; a service whose data it cannot work with gets an error."""
+    asked = []
+    for search in searches:
+        with _errors_to(search):
+            new = search.ledger.unknown(rows_of(search))
+            if new:
+                asked.append((search, new, search.ledger.query(new)))
+    queries = [query for _, _, query in asked]
+    for (search, new, query), answer in zip(asked, _answers(predict, queries), strict=True):
+        if isinstance(answer, str):
+            search.error = answer
+        else:
+            search.ledger.take(new, query.candidates, answer)
 
 
 def _promising(ledger: Ledger, floors: dict[int, int]) -> dict[int, int]:
@@ -147,11 +183,23 @@ def _counts(floor: int) -> list[int]:
     return [floor, floor + 1, math.ceil(1.25 * floor)]
 
 
-def run(searches: Sequence[Search], *, energy: PowerModel) -> None:
+def run(searches: Sequence[Search], *, energy: PowerModel, predict: SlaModel) -> None:
     """Both passes for all services; fills `scored`, or `error` where a service's data cannot be worked with."""
+    _judge(_live(searches), _window_rows, predict=predict)
     for rows_of in (_coarse_rows, _fine_rows):
-        live = [search for search in searches if not search.error]
-        _pass(live, rows_of, energy=energy)
+        _pass(_live(searches), rows_of, energy=energy, predict=predict)
+
+
+def _live(searches: Sequence[Search]) -> list[Search]:
+    return [search for search in searches if not search.error]
+
+
+def _window_rows(search: Search) -> list[Row]:
+    """All power limits at the replica counts worth a look: what both passes may choose from."""
+    powers = search.case.space.every()
+    return [
+        Row(count, power, engine) for engine in search.floors for count in _window(search, engine) for power in powers
+    ]
 
 
 def _coarse_rows(search: Search) -> list[Row]:
@@ -160,7 +208,6 @@ def _coarse_rows(search: Search) -> list[Row]:
     if case.request.observation.idle:
         powers += case.space.deepest()
     windows = [(replicas, engine) for engine in search.floors for replicas in _window(search, engine)]
-    search.ledger.add(Row(count, power, engine) for count, engine in windows for power in case.space.every())
     rows = [Row(count, power, engine) for count, engine in windows for power in powers]
     least = search.required[0].replicas
     always = [_in_place(case)]
@@ -217,44 +264,47 @@ def _in_place(case: Case) -> Row:
     return Row(replicas=case.space.current.replicas, power=case.space.current_power)
 
 
-def _pass(searches: Sequence[Search], rows_of: Callable[[Search], list[Row]], *, energy: PowerModel) -> None:
+def _pass(
+    searches: Sequence[Search], rows_of: Callable[[Search], list[Row]], *, energy: PowerModel, predict: SlaModel
+) -> None:
     """Judge the rows of every service, ask the energy model once for all, and add the scored rows."""
+    rows: dict[int, list[Row]] = {}
+    for search in searches:
+        with _errors_to(search):
+            rows[id(search)] = rows_of(search)
+    _judge(_live(searches), lambda search: rows[id(search)], predict=predict)
     asked: list[tuple[Search, list[Row], list[Row]]] = []
     queries = []
-    for search in searches:
-        try:
-            rows = rows_of(search)
-            search.ledger.add(rows)
+    for search in _live(searches):
+        with _errors_to(search):
             shown = (_in_place(search.case), sizing.full_power_row(search.case, search.case.space.high))
-            wanted = [row for row in rows if search.ledger.feasible(row) or row in shown]
+            wanted = [row for row in rows[id(search)] if search.ledger.feasible(row) or row in shown]
             if wanted:
                 candidates, sla = search.ledger.table(wanted)
                 queries.append(_query(search.case, candidates, sla))
-                asked.append((search, rows, wanted))
-        except DATA_ERRORS as error:
-            search.error = str(error)
-    for (search, rows, wanted), answer in zip(asked, _watts(queries, energy), strict=True):
+                asked.append((search, rows[id(search)], wanted))
+    for (search, scored, wanted), answer in zip(asked, _answers(energy.watts, queries), strict=True):
         if isinstance(answer, str):
-            search.error = answer
+            search.error = f"energy model: {answer}"
         else:
-            search.scored += _score(search, rows, wanted, answer)
+            search.scored += _score(search, scored, wanted, answer)
 
 
 def _query(case: Case, candidates: Candidates, sla: SlaPrediction) -> EnergyQuery:
     return EnergyQuery(profile=case.request.profile, workload=case.workload, candidates=candidates, sla=sla)
 
 
-def _watts(queries: list[EnergyQuery], energy: PowerModel) -> list[WattsPrediction | str]:
+def _answers(ask: Callable[[Sequence[_Query]], Sequence[_Answer]], queries: list[_Query]) -> list[_Answer | str]:
     """One call for all; where some service's data break it, one call each, with the error in place of the answer."""
     try:
-        return list(energy.watts(queries)) if queries else []
+        return list(ask(queries)) if queries else []
     except DATA_ERRORS:
-        answers: list[WattsPrediction | str] = []
+        answers: list[_Answer | str] = []
         for query in queries:
             try:
-                answers += energy.watts([query])
+                answers += ask([query])
             except DATA_ERRORS as error:
-                answers.append(f"energy model: {error}")
+                answers.append(str(error))
         return answers
 
 

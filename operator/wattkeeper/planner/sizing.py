@@ -2,7 +2,7 @@
 
 A candidate is feasible where it is stable, its KV cache rarely overflows, the planned load stays below the ceiling,
 and predicted TTFT and TPOT times (1 + margin) meet their targets. Feasibility grows with replicas, so a
-bisection finds the least of them. A call of the SLA check costs about a millisecond whatever its size, so that all
+bisection finds the least of them. A call of the SLA check costs about a millisecond however few it judges, so that all
 that may be wanted goes into few calls.
 """
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from wattkeeper.domain.observation import MetricsState
 from wattkeeper.domain.plan import Binding
 from wattkeeper.domain.workload import Workload
-from wattkeeper.physics.profile import Provenance, ServingProfile
+from wattkeeper.physics.profile import Provenance
 from wattkeeper.planner.space import LeverSpace, Power, lever_space
 from wattkeeper.planner.types import PlannerSettings, PlanRequest
-from wattkeeper.queueing.types import Candidates, SlaPrediction
+from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,18 +30,10 @@ _POINTS_PER_CALL = 10
 
 
 class SlaModel(Protocol):
-    """`queueing.sla.predict`, or a stand-in with the same signature."""
+    """`queueing.sla.predict_fleet`, or a stand-in with the same signature."""
 
-    def __call__(
-        self,
-        profile: ServingProfile,
-        workload: Workload,
-        candidates: Candidates,
-        *,
-        ttft_percentile: float,
-        tpot_percentile: float,
-    ) -> SlaPrediction:
-        """Latency and load of every candidate at the workload's rate."""
+    def __call__(self, queries: Sequence[SlaQuery]) -> list[SlaPrediction]:
+        """Latency and load of every candidate at its workload's rate, one answer per query."""
 
 
 class Row(NamedTuple):
@@ -121,21 +113,31 @@ class Ledger:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Judge the rows that are not known yet, in one call."""
-        new = [row for row in dict.fromkeys(rows) if row not in self._at]
-        if not new:
-            return
-        case, slo = self.case, self.case.request.slo
-        candidates = _candidates(case, new)
-        sla = self._predict(
-            case.request.profile,
-            case.workload,
-            candidates,
+        new = self.unknown(rows)
+        if new:
+            query = self.query(new)
+            self.take(new, query.candidates, self._predict([query])[0])
+
+    def unknown(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows that are not known yet, each once."""
+        return [row for row in dict.fromkeys(rows) if row not in self._at]
+
+    def query(self, rows: Sequence[Row]) -> SlaQuery:
+        """What to ask about these rows."""
+        slo = self.case.request.slo
+        return SlaQuery(
+            profile=self.case.request.profile,
+            workload=self.case.workload,
+            candidates=_candidates(self.case, rows),
             ttft_percentile=slo.ttft.percentile if slo.ttft else 95.0,
             tpot_percentile=slo.tpot.percentile if slo.tpot else 95.0,
         )
+
+    def take(self, rows: Sequence[Row], candidates: Candidates, sla: SlaPrediction) -> None:
+        """Note what was answered about rows that were not known."""
         start = len(self._violations)
-        self._at |= {row: start + index for index, row in enumerate(new)}
-        self._violations += violations(case, sla)
+        self._at |= {row: start + index for index, row in enumerate(rows)}
+        self._violations += violations(self.case, sla)
         self._chunks.append((candidates, sla))
 
     def bounds(self, low: int, high: int, *, engine: int, load: float) -> tuple[int, int]:

@@ -106,9 +106,7 @@ class _Asked:
         )
 
 
-def _predict(
-    profile: ServingProfile, asked: _Asked, ttft_percentile: float, tpot_percentile: float
-) -> SlaPrediction:
+def _predict(profile: ServingProfile, asked: _Asked, ttft_percentile: float, tpot_percentile: float) -> SlaPrediction:
     request, candidates = asked.traits, asked.candidates
     limit = capacity.limits(request, candidates)
     lowest = profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz
@@ -121,9 +119,7 @@ def _predict(
     replicas = np.maximum(candidates.replicas, 0.0)
     rate = np.divide(asked.rate, replicas, out=np.zeros_like(replicas), where=replicas > 0)
     served = replicas * per_replica
-    utilisation = np.where(
-        served > 0, asked.rate / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0)
-    )
+    utilisation = np.where(served > 0, asked.rate / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0))
     utilisation = np.where((asked.rate > 0) & (replicas <= 0), np.inf, utilisation)
     stable = utilisation < 1.0
 

@@ -48,7 +48,7 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class SlaQuery:
-    """What is asked of one service: how would each candidate serve this workload?"""
+    """The question about one service: how each candidate would serve this workload."""
 
     profile: ServingProfile
     workload: Workload
