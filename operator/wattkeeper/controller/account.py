@@ -16,7 +16,7 @@ from wattkeeper.domain.plan import Target
 from wattkeeper.energy.model import EnergyModel, EnergyQuery
 from wattkeeper.physics import kv, limits
 from wattkeeper.queueing import sla
-from wattkeeper.queueing.types import Candidates, SlaPrediction
+from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
 
 _MARGIN_RISE = 0.3
 """Share of the way to a larger residual that one measurement takes the latency margin."""
@@ -51,8 +51,14 @@ def keep_accounts(accounts: Sequence[Account], *, energy: EnergyModel, now: floa
     if not usable:
         return
     queries = [_query(entry) for entry in usable]
-    watts_of_all = energy.watts([query for query, _ in queries])
-    for entry, (_, prediction), watts in zip(usable, queries, watts_of_all, strict=True):
+    predictions = sla.predict_fleet(queries)
+    watts_of_all = energy.watts(
+        [
+            EnergyQuery(profile=query.profile, workload=query.workload, candidates=query.candidates, sla=prediction)
+            for query, prediction in zip(queries, predictions, strict=True)
+        ]
+    )
+    for entry, prediction, watts in zip(usable, predictions, watts_of_all, strict=True):
         _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=prediction, now=now)
         _save(
             entry, low=float(watts.low_watts[1]), middle=float(watts.watts[1]), high=float(watts.high_watts[1]), now=now
@@ -70,7 +76,7 @@ def _countable(entry: Account) -> bool:
     )
 
 
-def _query(entry: Account) -> tuple[EnergyQuery, SlaPrediction]:
+def _query(entry: Account) -> SlaQuery:
     service, observation = entry.service, entry.observation
     profile, workload = service.profile, observation.workload
     if profile is None or workload is None:
@@ -88,14 +94,13 @@ def _query(entry: Account) -> tuple[EnergyQuery, SlaPrediction]:
         kv_capacity_tokens=pair * kv.capacity_tokens(profile, engine, observation.kv_cache),
     )
     ttft, tpot = service.slo.ttft, service.slo.tpot
-    prediction = sla.predict(
-        profile,
-        workload,
-        candidates,
+    return SlaQuery(
+        profile=profile,
+        workload=workload,
+        candidates=candidates,
         ttft_percentile=ttft.percentile if ttft else 95.0,
         tpot_percentile=tpot.percentile if tpot else 95.0,
     )
-    return EnergyQuery(profile=profile, workload=workload, candidates=candidates, sla=prediction), prediction
 
 
 def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPrediction, now: float) -> None:
