@@ -33,27 +33,27 @@ def test_training_and_live_questions_give_the_same_factors():
     asked = fleet.with_sla(
         asked, step_seconds=run.step_seconds, prefill_tokens_per_second=run.prefill_tokens / run.step_seconds
     )
-    live, busy = points.of_query(asked)
+    live, busy = points.of_queries([asked])
     np.testing.assert_array_equal(busy, 1.0)
     np.testing.assert_allclose(live.busy_watts, run.busy_watts)
     np.testing.assert_allclose(factors.matrix(live, live.busy_watts), factors.matrix(run, run.busy_watts), atol=2e-6)
 
 
 def test_scaled_factors_are_finite_where_nothing_runs():
-    state, _ = points.of_query(fleet.query(fleet.profile(*fleet.ESTIMATED), batch=0.0, busy=0.0))
+    state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.ESTIMATED), batch=0.0, busy=0.0)])
     assert np.isfinite(factors.matrix(state, state.busy_watts)).all()
 
 
 def test_unscaled_undoes_the_logarithm():
-    state, _ = points.of_query(fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[7.0, 32.0]))
+    state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[7.0, 32.0])])
     raw = factors.unscaled(factors.matrix(state, state.busy_watts))
     np.testing.assert_allclose(raw[:, factors.NAMES.index("batch")], [7.0, 32.0], rtol=1e-5)
 
 
 def test_at_full_clock_is_the_estimate_without_lock_and_cap():
     served = fleet.profile(*fleet.ESTIMATED)
-    slowed, _ = points.of_query(fleet.query(served, batch=[16.0, 64.0], clock=0.6, cap=300.0))
-    plain, _ = points.of_query(fleet.query(served, batch=[16.0, 64.0]))
+    slowed, _ = points.of_queries([fleet.query(served, batch=[16.0, 64.0], clock=0.6, cap=300.0)])
+    plain, _ = points.of_queries([fleet.query(served, batch=[16.0, 64.0])])
     full = slowed.at_full_clock()
     np.testing.assert_allclose(full.step_seconds, plain.step_seconds)
     np.testing.assert_allclose(full.busy_watts, plain.busy_watts)
@@ -65,5 +65,5 @@ def test_a_prefix_hit_takes_prompt_tokens_off():
     from dataclasses import replace
 
     hit = replace(asked, workload=replace(asked.workload, prefix_hit_ratio=0.75))
-    state, _ = points.of_query(hit)
+    state, _ = points.of_queries([hit])
     assert state.prompt_tokens[0] == 100.0

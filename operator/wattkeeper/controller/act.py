@@ -14,7 +14,7 @@ from wattkeeper.actuators import engine_args, power
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.conditions import ConditionType
 from wattkeeper.controller import note as notes
-from wattkeeper.controller.caps import Node, PowerView
+from wattkeeper.controller.caps import PowerView
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.kube import (
     JSON_PATCH,
@@ -163,7 +163,7 @@ class Actor:
         outcome = CapsOutcome()
         by_node: dict[str, list[CapWish]] = defaultdict(list)
         for wish in wishes:
-            owned = {node.name for node in view.nodes.values() if _owns(node, wish.service.owner)}
+            owned = view.nodes_with_entries(wish.service.owner)
             wanted = wish.service.nodes if wish.watts is not None or wish.clock_mhz is not None else frozenset()
             for name in owned | wanted:
                 by_node[name].append(wish)
@@ -264,10 +264,6 @@ def propose(service: Service, pod_spec: Object, change: EngineChange) -> engine_
         kv_cache_dtypes=service.levers.engine.kv_cache_dtype,
         kv_bytes_per_token=service.profile.kv_bytes_per_token if service.profile is not None else None,
     )
-
-
-def _owns(node: Node, owner: str) -> bool:
-    return any(entry.owner == owner for entry in node.entries)
 
 
 def _values(entries: Sequence[Object], owner: str) -> dict[str, tuple[Any, Any]]:

@@ -4,6 +4,8 @@ Reads NodePowerCap objects; the writing is in `act`. A GPU belongs to a service 
 the service's pods runs on it.
 """
 
+import functools
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -65,13 +67,25 @@ class PowerView:
     """Wall time."""
     agent_max_age_seconds: float = 90.0
 
+    @functools.cached_property
+    def _by_owner(self) -> dict[str, list[tuple[str, CapEntry]]]:
+        """Entries with the node that they are on."""
+        found: dict[str, list[tuple[str, CapEntry]]] = defaultdict(list)
+        for node in self.nodes.values():
+            for entry in node.entries:
+                found[entry.owner].append((node.name, entry))
+        return dict(found)
+
+    def nodes_with_entries(self, owner: str) -> set[str]:
+        """Nodes on which a service has entries, expired ones included."""
+        return {name for name, _ in self._by_owner.get(owner, ())}
+
     def entries_of(self, service: Service) -> list[CapEntry]:
         """Unexpired entries that a service owns."""
         return [
             entry
-            for node in self.nodes.values()
-            for entry in node.entries
-            if entry.owner == service.owner and (from_rfc3339(entry.expires_at) or 0.0) > self.now_seconds
+            for _, entry in self._by_owner.get(service.owner, ())
+            if (from_rfc3339(entry.expires_at) or 0.0) > self.now_seconds
         ]
 
     def current(self, service: Service) -> tuple[float | None, float | None]:

@@ -10,7 +10,8 @@ unknown GPU falls back to physics, and nothing extrapolates. The data know no cl
 taken at full clock for the same work, and what the clock and the cap do is left to physics.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, baselines, estimate, factors, points
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
-from wattkeeper.physics.profile import Provenance
+from wattkeeper.physics.profile import Provenance, ServingProfile
 
 PHYSICS_HALF_WIDTH_LOG = 0.6
 """Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
@@ -97,15 +98,20 @@ class EnergyModel:
         """Predictions for all queries, in their order; one pass through the trees for all of them together."""
         if not queries:
             return []
-        states = [points.of_query(query) for query in queries]
+        groups: dict[ServingProfile, list[int]] = defaultdict(list)
+        for index, query in enumerate(queries):
+            groups[query.profile].append(index)
+        states = [points.of_queries([queries[index] for index in members]) for members in groups.values()]
         watts = [state.busy_watts for state, _ in states]
         ends = np.cumsum([len(each) for each in watts])
         residual, weight = self._corrections(states, watts, int(ends[-1]))
-        predictions = []
-        for query, (state, busy), busy_watts, end in zip(queries, states, watts, ends, strict=True):
+        predictions: dict[int, WattsPrediction] = {}
+        for members, (state, busy), busy_watts, end in zip(groups.values(), states, watts, ends, strict=True):
             rows = slice(int(end) - len(busy_watts), int(end))
-            predictions.append(self._watts(query, state, busy, busy_watts, residual[rows], weight[rows]))
-        return predictions
+            asked = [queries[index] for index in members]
+            found = self._watts(asked, state, busy, busy_watts, residual[rows], weight[rows])
+            predictions |= zip(members, _parts(found, asked), strict=True)
+        return [predictions[index] for index in range(len(queries))]
 
     def _corrections(
         self, states: Sequence[tuple[points.OperatingPoints, FloatArray]], watts: Sequence[FloatArray], rows: int
@@ -137,14 +143,16 @@ class EnergyModel:
         return np.nan_to_num(weight, nan=0.0)
 
     def _watts(
-        self, query: EnergyQuery, state: points.OperatingPoints, busy: FloatArray, estimated: FloatArray,
+        self, queries: Sequence[EnergyQuery], state: points.OperatingPoints, busy: FloatArray, estimated: FloatArray,
         residual: FloatArray, weight: FloatArray,
     ) -> WattsPrediction:  # fmt: skip
-        gpus = np.asarray(query.candidates.replicas, dtype=np.float64) * query.profile.gpus_per_replica
-        idle = np.minimum(query.profile.energy.idle_watts, state.limit_watts)
+        replicas = [np.asarray(query.candidates.replicas, dtype=np.float64) for query in queries]
+        correction = np.repeat([query.correction for query in queries], [len(each) for each in replicas])
+        gpus = np.concatenate(replicas) * state.profile.gpus_per_replica
+        idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
         busy_watts = np.clip(estimated * np.exp(weight * residual), idle, state.limit_watts)
         spread = np.exp(self._half_width(state, weight))
-        each = np.clip(query.correction * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
+        each = np.clip(correction * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
         return WattsPrediction(
             watts=gpus * each,
             low_watts=gpus * np.clip(each / spread, idle, each),
@@ -160,3 +168,13 @@ class EnergyModel:
         widths = self._payload.half_width_log
         learned = widths["known_model" if profile.model in self._models else "new_model"]
         return weight * learned + (1.0 - weight) * widths["physics"]
+
+
+def _parts(whole: WattsPrediction, queries: Sequence[EnergyQuery]) -> Iterator[WattsPrediction]:
+    """The rows of each query, as views."""
+    end = 0
+    for query in queries:
+        begin, end = end, end + len(query.candidates.replicas)
+        yield WattsPrediction(
+            watts=whole.watts[begin:end], low_watts=whole.low_watts[begin:end], high_watts=whole.high_watts[begin:end]
+        )

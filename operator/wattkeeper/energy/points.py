@@ -4,6 +4,7 @@ What trains the model and what asks it must be built by the same code, else the 
 quantities than it was learned on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -143,33 +144,44 @@ class OperatingPoints:
         return bounded
 
 
-def of_query(query: EnergyQuery) -> tuple[OperatingPoints, FloatArray]:
-    """Operating points of a query and the busy share (N,) of its replicas.
+def of_queries(queries: Sequence[EnergyQuery]) -> tuple[OperatingPoints, FloatArray]:
+    """Operating points of queries about one profile, one after the other, and the busy share (N,) of their replicas.
 
     Where the queue has no steady state the replica is taken as busy all the time, and where even its batch or step time
     is not known, at its power limit.
     """
-    profile, sla, candidates = query.profile, query.sla, query.candidates
-    slots = np.nan_to_num(np.asarray(candidates.max_num_seqs, dtype=np.float64), nan=1.0, posinf=1.0)
-    steady = np.isfinite(sla.step_seconds) & np.isfinite(sla.batch) & np.isfinite(sla.busy) & (sla.step_seconds > 0)
-    busy = np.clip(np.where(steady & sla.stable, sla.busy, 1.0), 0.0, 1.0)
-    seconds = np.where(steady, sla.step_seconds, np.nan)
-    prefill = np.where(busy > 0, sla.prefill_tokens_per_second * seconds / np.maximum(busy, 1e-9), 0.0)
-    size = len(slots)
-    workload = query.workload
-    prompt = max(workload.prompt.mean * (1.0 - workload.prefix_hit_ratio), 1.0)
+
+    def asked(name: str) -> FloatArray:
+        return np.concatenate([np.asarray(getattr(query.candidates, name), dtype=np.float64) for query in queries])
+
+    def found(name: str) -> FloatArray:
+        return np.concatenate([np.asarray(getattr(query.sla, name)) for query in queries])
+
+    def repeated(values: Sequence[float]) -> FloatArray:
+        return np.repeat(np.asarray(values, dtype=np.float64), [len(query.candidates.replicas) for query in queries])
+
+    profile = queries[0].profile
+    slots = np.nan_to_num(asked("max_num_seqs"), nan=1.0, posinf=1.0)
+    batch, share, step_seconds, kv = found("batch"), found("busy"), found("step_seconds"), found("kv_tokens")
+    steady = np.isfinite(step_seconds) & np.isfinite(batch) & np.isfinite(share) & (step_seconds > 0)
+    stable = np.concatenate([query.sla.stable for query in queries])
+    busy = np.clip(np.where(steady & stable, share, 1.0), 0.0, 1.0)
+    seconds = np.where(steady, step_seconds, np.nan)
+    prefill = np.where(busy > 0, found("prefill_tokens_per_second") * seconds / np.maximum(busy, 1e-9), 0.0)
+    capacity = asked("kv_capacity_tokens")
+    workloads = [query.workload for query in queries]
     points = OperatingPoints(
         profile=profile,
-        batch=np.where(steady, np.maximum(sla.batch, 0.0), slots),
+        batch=np.where(steady, np.maximum(batch, 0.0), slots),
         prefill_tokens=prefill,
-        kv_tokens=np.where(np.isfinite(sla.kv_tokens), np.maximum(sla.kv_tokens, 0.0), candidates.kv_capacity_tokens),
+        kv_tokens=np.where(np.isfinite(kv), np.maximum(kv, 0.0), capacity),
         step_seconds=seconds,
-        clock_ratio=np.clip(np.nan_to_num(sla.clock_ratio, nan=1.0), 0.01, 1.0),
-        limit_watts=power.effective_cap_watts(profile, candidates.power_cap_watts),
-        kv_capacity_tokens=np.asarray(candidates.kv_capacity_tokens, dtype=np.float64),
-        prompt_tokens=np.full(size, prompt),
-        output_tokens=np.full(size, max(workload.output.mean, 1.0)),
-        multimodal=np.zeros(size),
+        clock_ratio=np.clip(np.nan_to_num(found("clock_ratio"), nan=1.0), 0.01, 1.0),
+        limit_watts=power.effective_cap_watts(profile, asked("power_cap_watts")),
+        kv_capacity_tokens=capacity,
+        prompt_tokens=repeated([max(item.prompt.mean * (1.0 - item.prefix_hit_ratio), 1.0) for item in workloads]),
+        output_tokens=repeated([max(item.output.mean, 1.0) for item in workloads]),
+        multimodal=np.zeros(len(slots)),
     )
     return points, busy
 
