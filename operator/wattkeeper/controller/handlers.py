@@ -28,7 +28,7 @@ def registry(actor: Actor, wake: Callable[[], None], access: client.Configuratio
 
     @kopf.on.event(*_RESOURCE, registry=handlers)
     def seen(type: str | None, **_: Any) -> None:  # noqa: A002 - the name is Kopf's
-        if type in ("ADDED", "DELETED"):
+        if type != "MODIFIED":  # None: it was there when the watch began
             wake()
 
     @kopf.on.update(*_RESOURCE, field="spec", registry=handlers)
