@@ -116,3 +116,28 @@ def test_a_taken_port_is_told_in_one_line(kubeconfig):
     assert process.returncode == 1
     assert f"port {port}" in text
     assert "Traceback" not in text
+
+
+def one_line(*arguments: str) -> str:
+    with operator(*arguments, "--log-format=text", "--no-lease") as process:
+        text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_an_energy_model_that_is_not_there_is_told_in_one_line(kubeconfig, tmp_path):
+    missing = tmp_path / "none.tar"
+    text = one_line(f"--kubeconfig={kubeconfig}", f"--http-port={free_port()}", f"--energy-model={missing}")
+    assert str(missing) in text
+
+
+def test_definitions_that_are_not_installed_are_told_in_one_line(tmp_path):
+    with EmbeddedApi() as api:
+        path = api.write_kubeconfig(tmp_path / "kubeconfig")
+        text = one_line(f"--kubeconfig={path}", f"--http-port={free_port()}")
+    assert "kubectl apply -f crds/" in text
+
+
+def test_no_way_to_a_cluster_is_told_in_one_line(tmp_path):
+    assert "--kubeconfig" in one_line(f"--kubeconfig={tmp_path / 'none'}")
