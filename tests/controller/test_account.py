@@ -20,13 +20,17 @@ def busy(world):
 def test_a_latency_above_the_prediction_widens_the_margin(busy):
     before = state(busy).latency_margin
     busy.measure(rate=4.0, tpot=0.045)
-    busy.tick(3)
+    for _ in range(3):
+        state(busy).accounted_until -= 60.0
+        busy.tick()
     assert state(busy).latency_margin > max(before, 0.2)
 
 
 def test_a_margin_is_given_back_over_hours(busy):
     busy.measure(rate=4.0, tpot=0.045)
-    busy.tick(4)
+    for _ in range(3):
+        state(busy).accounted_until -= 60.0
+        busy.tick()
     wide = state(busy).latency_margin
     busy.measure(rate=4.0, tpot=0.009, ttft=0.009)
     busy.tick()

@@ -107,9 +107,13 @@ def test_events_are_few(world):
     assert len(world.events()) <= 4
 
 
+PUBLISHED = {"replicas": {"min": 1, "max": 6, "control": "External"}}
+"""Enforced, but nothing moves: somebody else acts on the number."""
+
+
 def test_savings_are_counted_against_a_named_counterfactual_and_survive(world):
     world.fleet(replicas=2, rate=4.0)
-    world.create(service(world.namespace, mode="Observe"))
+    world.create(service(world.namespace, levers=PUBLISHED))
     for _ in range(10):
         go_on(world, seconds=60, rate=4.0, watts=400.0)
     savings = world.status()["savings"]
@@ -127,13 +131,21 @@ def test_savings_are_counted_against_a_named_counterfactual_and_survive(world):
 
 def test_missing_watts_are_left_out_of_the_account(world):
     world.fleet(replicas=2, rate=4.0, agent=False)
-    world.create(service(world.namespace, mode="Observe"))
+    world.create(service(world.namespace, levers=PUBLISHED))
     for _ in range(4):
         world.advance(60)
         world.measure(rate=4.0, watts=None)
         world.tick()
     assert "percent" not in world.status().get("savings", {})
     assert "powerWatts" not in world.status()["observed"]
+
+
+def test_what_nobody_acts_on_saves_nothing(world):
+    world.fleet(replicas=2, rate=4.0)
+    world.create(service(world.namespace, mode="Recommend"))
+    for _ in range(3):
+        go_on(world, seconds=60, rate=4.0, watts=400.0)
+    assert "percent" not in world.status().get("savings", {})
 
 
 def test_a_new_operator_carries_on_from_the_cluster_alone(world):

@@ -305,7 +305,7 @@ class PlanStatus(ApiModel):
     power_cap_watts: float | None = Field(
         default=None, description="GPU power limit wanted; absent: the card's default."
     )
-    clock_mhz: float | None = Field(default=None, description="SM clock wanted; absent: not locked.")
+    clock_mhz: float | None = Field(default=None, alias="clockMHz", description="SM clock wanted; absent: not locked.")
     engine: EngineStatus = Field(default_factory=EngineStatus, description="Arguments wanted, where they change.")
     engine_diff: str | None = Field(default=None, max_length=16384, description="The change of arguments as a diff.")
     reason: str = Field(default="", description="Why, as a word.")

@@ -51,6 +51,9 @@ class NodePowerCapStatus(ApiModel):
 
     observed_generation: int = Field(default=0, description="Generation of the spec that this status speaks of.")
     heartbeat: str | None = Field(default=None, description="When the agent last looked (RFC 3339).")
+    summary: str | None = Field(
+        default=None, max_length=128, description="The node in a few words, such as: 3 of 8 GPUs limited to 400-500 W."
+    )
     devices: list[DeviceStatus] = Field(default_factory=list, max_length=64, description="GPUs of the node.")
     conditions: list[Condition] = Field(
         default_factory=list, max_length=16, description="What holds and what does not."

@@ -94,10 +94,7 @@ RESOURCES = (
         namespaced=False,
         model=node_power_cap.NodePowerCap,
         columns=(
-            Column(name="GPUs", path=".status.devices[*].uuid", description="GPUs that the agent reports", priority=1),
-            Column(name="Requested", path=".spec.caps[*].watts", description="Watts wanted per GPU"),
-            Column(name="Enforced", path=".status.devices[*].enforced", description="Watts read back per GPU"),
-            Column(name="Measured", path=".status.devices[*].measured", description="Watts drawn per GPU", priority=1),
+            Column(name="Limits", path=".status.summary", description="What the agent enforces"),
             Column(name="Heartbeat", path=".status.heartbeat", type="date"),
             Column(name="Age", path=".metadata.creationTimestamp", type="date"),
         ),

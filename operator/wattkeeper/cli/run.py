@@ -78,6 +78,9 @@ def run(
     speed_up: Annotated[
         float, typer.Option(min=1, help="Only for simulations: seconds of theirs per second of ours.")
     ] = 1.0,
+    dispersion: Annotated[
+        float | None, typer.Option(min=1, help="Only for simulations: index of dispersion of arrivals; else measured.")
+    ] = None,
 ) -> None:
     """Keep all InferenceServices of the cluster, until stopped."""
     logs.configure(as_json=log_format is LogFormat.JSON, verbose=verbose)
@@ -113,6 +116,7 @@ def run(
             cap_ttl_seconds=cap_ttl,
             rate_window_seconds=rate_window,
             speed_up=speed_up,
+            dispersion=dispersion,
         ),
         prometheus=prometheus,
         scrape=(

@@ -4,11 +4,13 @@ Two predictions per service and tick, made for the whole fleet in one call: of t
 on-line correction of the energy model and the latency margin) and of the counterfactual (for the savings account).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from wattkeeper.api.inference_service import Mode
 from wattkeeper.controller.resolve import Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
@@ -18,8 +20,8 @@ from wattkeeper.physics import kv, limits
 from wattkeeper.queueing import sla
 from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
 
-_MARGIN_RISE = 0.3
-"""Share of the way to a larger residual that one measurement takes the latency margin."""
+_MARGIN_RISE_SECONDS = 60.0
+"""Decision time in which the margin follows a larger residual: about the window of a measured percentile."""
 _MARGIN_HALF_LIFE_SECONDS = 3600.0
 """Decision time in which an unused margin halves: much longer than a swing between two plans, so that a setting that
 missed its target is not tried again at once."""
@@ -118,12 +120,15 @@ def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPredicti
     elapsed = max(0.0, now - state.accounted_until) if state.accounted_until is not None else 0.0
     rested = state.latency_margin * 0.5 ** (elapsed / _MARGIN_HALF_LIFE_SECONDS)
     aim = min(worst, _MARGIN_MAX)
-    state.latency_margin = rested + _MARGIN_RISE * max(0.0, aim - rested)
+    share = 1.0 - math.exp(-elapsed / _MARGIN_RISE_SECONDS)
+    state.latency_margin = rested + share * max(0.0, aim - rested)
 
 
 def _save(entry: Account, *, low: float, middle: float, high: float, now: float) -> None:
     state, power = entry.state, entry.observation.power_watts
     last, state.accounted_until = state.accounted_until, now
+    if entry.service.spec.mode is not Mode.ENFORCE or entry.service.spec.paused:
+        return  # what nobody acts on saves nothing
     if last is None or power is None or not 0 < now - last <= _GAP_LIMIT_SECONDS:
         return
     seconds, factor = now - last, state.correction.factor

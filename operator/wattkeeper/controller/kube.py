@@ -91,6 +91,8 @@ class Kube:
     api: client.ApiClient
     sleep: Callable[[float], None] = time.sleep
     requests: dict[tuple[str, int], int] = field(default_factory=dict)
+    on_request: Callable[[str, int], None] | None = None
+    """Told of every request: verb and code, 0 where none came."""
     monotonic: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _unreachable_until: float = float("-inf")
@@ -209,6 +211,8 @@ class Kube:
     def _count(self, method: str, code: int) -> None:
         with self._lock:
             self.requests[method, code] = self.requests.get((method, code), 0) + 1
+        if self.on_request is not None:
+            self.on_request(method, code)
 
 
 def _parsed(method: str, path: str, payload: bytes) -> Object:

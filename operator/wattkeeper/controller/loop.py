@@ -274,7 +274,7 @@ class FleetLoop:
             max_age_seconds=service.spec.metrics.max_age,
             slo=service.slo,
             last_workload=state.workload,
-            dispersion=state.dispersion.value,
+            dispersion=self.settings.dispersion or state.dispersion.value,
             gpus_per_pod=service.gpus_per_replica,
             gpus_by_pod=view.gpus(service),
         )
@@ -300,7 +300,7 @@ class FleetLoop:
         ]
         now = self.clock.now()
         for item in accounts:
-            if not item.state.savings.since:
+            if not item.state.savings.since and item.service.spec.mode is Mode.ENFORCE:
                 item.state.savings.since = to_rfc3339(self.clock.wall())
         account.keep_accounts(accounts, energy=self.energy, now=now)
 
@@ -337,6 +337,8 @@ class FleetLoop:
             settings=self.settings.forecast,
         )
         enforcing = service.spec.mode is Mode.ENFORCE
+        # While new arguments are watched no replica goes: a dip of its making would be blamed on them.
+        watching = read_note(service.target) is not None
         return PlanRequest(
             key=service.owner,
             now_seconds=now,
@@ -345,7 +347,7 @@ class FleetLoop:
             profile=service.profile,
             observation=observation,
             planned_rate=None if forecast is None else forecast.planned,
-            planned_rate_stabilised=None if forecast is None else forecast.stabilised,
+            planned_rate_stabilised=None if forecast is None or watching else forecast.stabilised,
             current=entry.current,
             memory=state.memory(),
             ready_replicas=service.ready_replicas,
@@ -354,6 +356,7 @@ class FleetLoop:
             rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
             trusted=state.correction.trusted and self.energy.trusted,
             margin=state.latency_margin,
+            energy_correction=state.correction.factor,
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
@@ -380,9 +383,10 @@ class FleetLoop:
 
     def _startup_seconds(self, service: Service) -> float:
         measured = sorted(filter(None, map(_pod_startup_seconds, service.pods)))
-        if not measured:
+        # Time stamps have whole seconds: sped up, they tell nothing of a start.
+        if not measured or self.clock.speed_up > 1:
             return self.settings.default_startup_seconds
-        return measured[len(measured) // 2] * self.clock.speed_up
+        return measured[len(measured) // 2]
 
     def _decide(self, entry: _Entry, decided: Plan) -> None:
         state, before = entry.state, entry.state.plan
@@ -563,9 +567,7 @@ class FleetLoop:
                 self.metrics.plan_replicas.labels(*labels).set(state.plan.target.replicas)
                 self.metrics.plan_cap.labels(*labels).set(state.plan.target.power_cap_watts or 0.0)
                 if state.plan.prediction is not None:
-                    self.metrics.predicted_watts.labels(*labels).set(
-                        state.plan.prediction.power_watts * state.correction.factor
-                    )
+                    self.metrics.predicted_watts.labels(*labels).set(state.plan.prediction.power_watts)
             if entry.observation is not None and entry.observation.power_watts is not None:
                 self.metrics.observed_watts.labels(*labels).set(entry.observation.power_watts)
             if entry.observation is not None and entry.observation.workload is not None:
@@ -581,8 +583,6 @@ class FleetLoop:
                     self.metrics.condition.remove(*labels, type_)
         for mode, count in modes.items():
             self.metrics.services.labels(mode.value).set(count)
-        for (verb, code), count in list(self.kube.requests.items()):
-            self.metrics.api_requests.labels(verb, str(code)).set(count)
 
 
 def _leaving(body: Object) -> bool:

@@ -27,8 +27,8 @@ class OperatorMetrics:
         self.last_success = Gauge(
             "wattkeeper_loop_last_success_timestamp_seconds", "When a pass last succeeded", registry=self.registry
         )
-        self.api_requests = Gauge(
-            "wattkeeper_kubernetes_requests_total",
+        self.api_requests = Counter(
+            "wattkeeper_kubernetes_requests",
             "API requests by verb and code",
             ("verb", "code"),
             registry=self.registry,

@@ -58,7 +58,9 @@ class Operator:
         self.options = options
         self.clock = clock or Clock(speed_up=settings.speed_up)
         self.metrics = OperatorMetrics()
-        self.kube = Kube(api=options.api)
+        self.kube = Kube(
+            api=options.api, on_request=lambda verb, code: self.metrics.api_requests.labels(verb, str(code)).inc()
+        )
         self.cache = ClusterCache(kube=self.kube, namespaces=settings.namespaces)
         self.actor = Actor(kube=self.kube, cap_ttl_seconds=settings.cap_ttl_seconds)
         self.measurements = measurements or _measurements(options)

@@ -43,6 +43,9 @@ class OperatorSettings:
     """Fleets above this size spread that work over the ticks."""
     speed_up: float = 1.0
     """Seconds of decision time per second of wall time; above 1 only in simulations."""
+    dispersion: float | None = None
+    """Index of dispersion of arrivals where it is known beforehand; None: measured. A simulation that is sped up must
+    say it: there, a jitter of milliseconds between scrapes looks like bursts."""
     rate_window_seconds: float = 60.0
     """Window over which telemetry measures rates (wall time)."""
     planner: PlannerSettings = field(default_factory=PlannerSettings)

@@ -269,12 +269,11 @@ def _plan(state: ServiceState) -> api.PlanStatus:
         return api.PlanStatus()
     predicted = api.PredictedStatus()
     if plan.prediction is not None:
-        factor = state.correction.factor
         low, high = plan.prediction.power_interval_watts
         predicted = api.PredictedStatus(
-            power_watts=_digits(plan.prediction.power_watts * factor),
-            power_low_watts=_digits(low * factor),
-            power_high_watts=_digits(high * factor),
+            power_watts=_digits(plan.prediction.power_watts),
+            power_low_watts=_digits(low),
+            power_high_watts=_digits(high),
             ttft=_duration(plan.prediction.ttft_seconds),
             tpot=_duration(plan.prediction.tpot_seconds),
             utilisation=_digits(plan.prediction.utilisation),

@@ -42,6 +42,7 @@ class DemoSettings:
     speed: float
     output: Path
     percentile: float = 99.0
+    dispersion: float = 4.0
 
 
 MakeOperator = Callable[[Path, str, DemoSettings], Operator]
@@ -61,6 +62,7 @@ def real_operator(kubeconfig: Path, exporter_url: str, settings: DemoSettings) -
             f"--rate-window={RATE_WINDOW_SECONDS:g}",
             f"--length-window={LENGTH_WINDOW_SECONDS:g}",
             f"--speed-up={settings.speed:g}",
+            f"--dispersion={settings.dispersion:g}",
             "--http-port=0",
             "--log-format=text",
         ],

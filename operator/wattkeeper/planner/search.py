@@ -291,7 +291,13 @@ def _pass(
 
 
 def _query(case: Case, candidates: Candidates, sla: SlaPrediction) -> EnergyQuery:
-    return EnergyQuery(profile=case.request.profile, workload=case.workload, candidates=candidates, sla=sla)
+    return EnergyQuery(
+        profile=case.request.profile,
+        workload=case.workload,
+        candidates=candidates,
+        sla=sla,
+        correction=case.request.energy_correction,
+    )
 
 
 def _answers(ask: Callable[[Sequence[_Query]], Sequence[_Answer]], queries: list[_Query]) -> list[_Answer | str]:

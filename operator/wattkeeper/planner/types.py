@@ -57,6 +57,8 @@ class PlanRequest:
     """ModelTrusted: False widens the latency margin."""
     margin: float = 0.0
     """Relative latency margin learnt from live residuals (0.1 = 10 %), on top of the margins of the settings."""
+    energy_correction: float = 1.0
+    """What measured over predicted watts taught of this service: all predicted watts are multiplied by it."""
     bad_engines: tuple[EngineChange, ...] = ()
     """Engine arguments that failed to start here before: never proposed again."""
     free_gpus: int | None = None

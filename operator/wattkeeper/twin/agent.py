@@ -127,6 +127,7 @@ def _status(gpus: list[Gpu], generation: int, since: str) -> Json:
     return {
         "observedGeneration": generation,
         "heartbeat": _stamp(),
+        "summary": _summary(gpus),
         "devices": [_device(gpu) for gpu in gpus],
         "conditions": [
             {
@@ -139,6 +140,15 @@ def _status(gpus: list[Gpu], generation: int, since: str) -> Json:
             }
         ],
     }
+
+
+def _summary(gpus: list[Gpu]) -> str:
+    limits = sorted({gpu.limit_watts for gpu in gpus if gpu.requested_watts is not None})
+    if not limits:
+        return f"{len(gpus)} GPUs, none limited"
+    count = sum(gpu.requested_watts is not None for gpu in gpus)
+    span = f"{limits[0]:.0f}" if len(limits) == 1 else f"{limits[0]:.0f}-{limits[-1]:.0f}"
+    return f"{count} of {len(gpus)} GPUs limited to {span} W"
 
 
 def _device(gpu: Gpu) -> Json:
