@@ -17,9 +17,9 @@ from wattkeeper.api.node_power_cap import CapEntry, DeviceStatus
 from wattkeeper.controller import caps, logs, note, publish, rollout, status
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.http import Health, HealthServer
-from wattkeeper.controller.resolve import _rolling_out
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import restore
+from wattkeeper.controller.workload import rolling_out
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import EngineLever, LatencyTarget, Levers, RangeLever, Slo, Target
@@ -180,7 +180,7 @@ def test_a_change_is_offered_where_each_of_its_values_is():
     assert not rollout.offered(EngineChange(max_num_seqs=64, max_num_batched_tokens=512), lever)
 
 
-def workload(generation=2, **state):
+def reported(generation=2, **state):
     return {
         "metadata": {"generation": generation},
         "spec": {"replicas": 2},
@@ -195,20 +195,20 @@ AVAILABLE = [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetA
 @pytest.mark.parametrize(
     ("live", "rolling"),
     [
-        (workload(**COUNTS, conditions=AVAILABLE), False),
-        (workload(**{**COUNTS, "readyReplicas": 1}, conditions=AVAILABLE), False),
-        (workload(**{**COUNTS, "replicas": 1, "updatedReplicas": 1}, conditions=AVAILABLE), False),
-        (workload(**{**COUNTS, "replicas": 3}, conditions=AVAILABLE), True),
-        (workload(3, **COUNTS, conditions=AVAILABLE), True),
-        (workload(**COUNTS, conditions=[{**AVAILABLE[0], "reason": "ReplicaSetUpdated"}]), True),
-        (workload(**{**COUNTS, "readyReplicas": 1}), True),
-        (workload(**COUNTS), False),
-        (workload(**{**COUNTS, "readyReplicas": 1}, currentRevision="a", updateRevision="a"), False),
-        (workload(**COUNTS, currentRevision="a", updateRevision="b"), True),
+        (reported(**COUNTS, conditions=AVAILABLE), False),
+        (reported(**{**COUNTS, "readyReplicas": 1}, conditions=AVAILABLE), False),
+        (reported(**{**COUNTS, "replicas": 1, "updatedReplicas": 1}, conditions=AVAILABLE), False),
+        (reported(**{**COUNTS, "replicas": 3}, conditions=AVAILABLE), True),
+        (reported(3, **COUNTS, conditions=AVAILABLE), True),
+        (reported(**COUNTS, conditions=[{**AVAILABLE[0], "reason": "ReplicaSetUpdated"}]), True),
+        (reported(**{**COUNTS, "readyReplicas": 1}), True),
+        (reported(**COUNTS), False),
+        (reported(**{**COUNTS, "readyReplicas": 1}, currentRevision="a", updateRevision="a"), False),
+        (reported(**COUNTS, currentRevision="a", updateRevision="b"), True),
     ],
 )
 def test_a_roll_out_is_told_from_a_scale_up(live, rolling):
-    assert _rolling_out(live) is rolling
+    assert rolling_out(live) is rolling
 
 
 # status

@@ -103,11 +103,16 @@ class Leadership:
             )
         )
 
-    def acquire(self) -> None:
-        """Wait until the Lease is ours."""
+    def acquire(self, stopping: threading.Event | None = None) -> bool:
+        """Wait until the Lease is ours; False where `stopping` was set before."""
         _log.info("waiting for the Lease %s/%s as %s", self.namespace, self.name, self.identity)
-        self._election.acquire()
-        _log.info("the Lease is ours")
+        waiting = stopping or threading.Event()
+        while not waiting.is_set():
+            if self._election.try_acquire_or_renew():
+                _log.info("the Lease is ours")
+                return True
+            waiting.wait(self.retry_seconds)
+        return False
 
     def keep(self, on_lost: Callable[[], None]) -> threading.Thread:
         """Renew in a thread of its own; call `on_lost` once when the Lease could not be renewed in time."""

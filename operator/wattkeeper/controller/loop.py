@@ -15,21 +15,22 @@ from wattkeeper.api.conditions import ConditionType, Status
 from wattkeeper.api.inference_service import HistoryEntry, Mode
 from wattkeeper.controller import account, caps, rollout, status
 from wattkeeper.controller import cache as cluster
-from wattkeeper.controller.act import Actor, CapWish, propose
+from wattkeeper.controller.act import Actor, propose
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
+from wattkeeper.controller.enact import Enactor
+from wattkeeper.controller.entry import Entry
 from wattkeeper.controller.events import Recorder
 from wattkeeper.controller.http import Health
 from wattkeeper.controller.kube import Kube, Object
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.metrics import OperatorMetrics
-from wattkeeper.controller.note import Note, read_note
+from wattkeeper.controller.note import read_note
 from wattkeeper.controller.passes import Pass, Stopwatch
 from wattkeeper.controller.publish import Publisher
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
 from wattkeeper.domain.errors import PatchRefusedError
-from wattkeeper.domain.observation import ServiceObservation
 from wattkeeper.domain.plan import Plan, PlanReason, Target
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.forecast import rates
@@ -40,27 +41,6 @@ from wattkeeper.telemetry.observe import observe
 _log = logging.getLogger(__name__)
 
 _GUARDS = (PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION)
-
-
-@dataclass(kw_only=True)
-class _Entry:
-    """One service on its way through a tick."""
-
-    service: Service
-    state: ServiceState
-    current: Target
-    report: caps.CapReport | None
-    observation: ServiceObservation | None = None
-    plan: Plan | None = None
-    problems: list[Problem] = field(default_factory=list)
-    failed: bool = False
-    """True where a step failed in an unexpected way: the later steps leave the service alone, its caps are released."""
-
-    @property
-    def acting(self) -> bool:
-        """True where the plan may be carried out."""
-        spec = self.service.spec
-        return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None and not self.failed
 
 
 @dataclass(kw_only=True)
@@ -91,6 +71,13 @@ class FleetLoop:
             cache=self.cache,
             conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up,
             argument_hold_seconds=self.settings.argument_hold_seconds / self.settings.speed_up,
+        )
+        self.enactor = Enactor(
+            actor=self.actor,
+            recorder=self.recorder,
+            metrics=self.metrics,
+            settings=self.settings,
+            clock=self.clock,
         )
         self.publisher = Publisher(
             kube=self.kube,
@@ -158,7 +145,7 @@ class FleetLoop:
             self._together(entries, lambda group: self._plan(group, fleet_size=len(entries)), "planning")
         with self.stopwatch.step("act"):
             self._each(entries, lambda entry: self._act(entry, wall), "acting")
-            self._set_caps(entries, view)
+            self.enactor.set_caps(entries, view)
         with self.stopwatch.step("status"):
             self._each(entries, lambda entry: self._write_status(entry, wall), "writing status")
             for body in bodies:
@@ -167,7 +154,7 @@ class FleetLoop:
                     self.publisher.publish_invalid(body, invalid[key], wall=wall)
         self._export(entries)
 
-    def _each(self, entries: Sequence[_Entry], step: Callable[[_Entry], None], doing: str) -> None:
+    def _each(self, entries: Sequence[Entry], step: Callable[[Entry], None], doing: str) -> None:
         """A step for one service after the other; one that fails does not stop the others."""
         for entry in entries:
             try:
@@ -183,7 +170,7 @@ class FleetLoop:
                     )
                 )
 
-    def _together(self, entries: Sequence[_Entry], step: Callable[[Sequence[_Entry]], None], doing: str) -> None:
+    def _together(self, entries: Sequence[Entry], step: Callable[[Sequence[Entry]], None], doing: str) -> None:
         """A step for the whole fleet in one call; where that fails, for each service alone."""
         group = [entry for entry in entries if not entry.failed]
         try:
@@ -194,7 +181,7 @@ class FleetLoop:
 
     # 1 look
 
-    def _entries(self, services: Sequence[Service], view: caps.PowerView) -> list[_Entry]:
+    def _entries(self, services: Sequence[Service], view: caps.PowerView) -> list[Entry]:
         entries = []
         for service in services:
             try:
@@ -203,7 +190,7 @@ class FleetLoop:
                 _log.exception("%s cannot be looked at", service.owner)
         return entries
 
-    def _enter(self, service: Service, view: caps.PowerView) -> _Entry:
+    def _enter(self, service: Service, view: caps.PowerView) -> Entry:
         state = self.states.get(service.key)
         if state is None or self._uids.get(service.key) != service.uid:
             state = restore(service.status, clock=self.clock, forecast=self.settings.forecast)
@@ -218,7 +205,7 @@ class FleetLoop:
         if state.bad_engines:
             state.bad_engines = [bad for bad in state.bad_engines if rollout.offered(bad, service.levers.engine)]
             state.rolled_back = state.rolled_back if state.bad_engines else None
-        return _Entry(
+        return Entry(
             service=service,
             state=state,
             current=current,
@@ -256,7 +243,7 @@ class FleetLoop:
 
     # 2 observe
 
-    def _observe(self, entry: _Entry, view: caps.PowerView, wall: float) -> None:
+    def _observe(self, entry: Entry, view: caps.PowerView, wall: float) -> None:
         service, state = entry.service, entry.state
         if service.target is None:
             return
@@ -290,7 +277,7 @@ class FleetLoop:
 
     # 3, 4 forecast, learn
 
-    def _account(self, entries: Sequence[_Entry]) -> None:
+    def _account(self, entries: Sequence[Entry]) -> None:
         accounts = [
             account.Account(
                 service=entry.service, state=entry.state, observation=entry.observation, current=entry.current
@@ -306,7 +293,7 @@ class FleetLoop:
 
     # 5 plan
 
-    def _plan(self, entries: Sequence[_Entry], *, fleet_size: int) -> None:
+    def _plan(self, entries: Sequence[Entry], *, fleet_size: int) -> None:
         asked = []
         requests = []
         for entry in entries:
@@ -319,7 +306,7 @@ class FleetLoop:
         ):
             self._decide(entry, decided)
 
-    def _request(self, entry: _Entry, *, fleet_size: int) -> PlanRequest | None:
+    def _request(self, entry: Entry, *, fleet_size: int) -> PlanRequest | None:
         service, state, observation = entry.service, entry.state, entry.observation
         if service.spec.paused or service.spec.mode is Mode.OBSERVE:
             state.plan = None if service.spec.mode is Mode.OBSERVE else state.plan
@@ -362,7 +349,7 @@ class FleetLoop:
             metrics_max_age_seconds=service.spec.metrics.max_age,
         )
 
-    def _rollout_allowed(self, entry: _Entry, *, fleet_size: int) -> bool:
+    def _rollout_allowed(self, entry: Entry, *, fleet_size: int) -> bool:
         """Whether new engine arguments are looked at now, which doubles the work of a plan.
 
         In a large fleet a service that is enforced gets its turn every `rollout_look_seconds`; one that is only
@@ -388,7 +375,7 @@ class FleetLoop:
             return self.settings.default_startup_seconds
         return measured[len(measured) // 2]
 
-    def _decide(self, entry: _Entry, decided: Plan) -> None:
+    def _decide(self, entry: Entry, decided: Plan) -> None:
         state, before = entry.state, entry.state.plan
         entry.plan = state.plan = decided
         if decided.reason in _GUARDS:
@@ -417,131 +404,12 @@ class FleetLoop:
 
     # 6 act
 
-    def _act(self, entry: _Entry, wall: float) -> None:
-        if not entry.acting:
-            return
-        self._see_rollout(entry, wall)
-        if entry.plan is not None:
-            self._act_on_replicas(entry, entry.plan, wall)
-            self._act_on_engine(entry, entry.plan, wall)
-
-    def _act_on_replicas(self, entry: _Entry, decided: Plan, wall: float) -> None:
-        service, state = entry.service, entry.state
-        now = self.clock.now()
-        wanted, have = decided.target.replicas, service.desired_replicas
-        if wanted == have or not service.replicas_are_ours:
-            return
-        if wanted < have and service.rolling_out:
-            return  # pods are out of service already: one disruptive action at a time
-        outcome = self.actor.scale(service, wanted)
-        self._count(service, "scale", outcome.problem)
-        if outcome.problem is not None:
-            entry.problems.append(outcome.problem)
-        if not outcome.done:
-            return
-        if wanted > have:
-            state.last_scale_up = now
-        else:
-            state.last_scale_down = now
-        self.recorder.normal(
-            service,
-            "ScaledUp" if wanted > have else "ScaledDown",
-            f"replicas {have} -> {wanted}: {decided.message}",
-            now=wall,
-        )
-
-    def _act_on_engine(self, entry: _Entry, decided: Plan, wall: float) -> None:
-        service, state = entry.service, entry.state
-        if not decided.engine_change or service.engine_refusal is not None or service.rolling_out:
-            return
-        if decided.target.replicas < service.desired_replicas:
-            return  # one disruptive action per service and tick
-        met = entry.observation is not None and not status.missed_targets(service.slo, entry.observation)
-        outcome = self.actor.change_engine(service, decided.engine_change, now=wall, slo_was_met=met)
-        self._count(service, "engine", outcome.problem)
-        if outcome.problem is not None:
-            entry.problems.append(outcome.problem)
-        if outcome.done:
-            state.last_rollout, state.rolled_back = self.clock.now(), None
-            change = status.describe_change(entry.current, entry.current, decided.engine_change)
-            self.recorder.normal(service, "RolloutStarted", f"{change}: {decided.message}", now=wall)
-
-    def _see_rollout(self, entry: _Entry, wall: float) -> None:
-        service, state = entry.service, entry.state
-        note = read_note(service.target)
-        if note is None:
-            return
-        started = from_rfc3339(note.started_at)
-        if started is not None:  # an operator that died right after the patch did not write it down
-            state.last_rollout = max(state.last_rollout or 0.0, self.clock.decision_time(started))
-        if note.failed is not None:
-            self._remember_failure(entry, note, note.failed)
-            return
-        verdict, why = rollout.judge(note, service, entry.observation, clock=self.clock, settings=self.settings)
-        if verdict in (rollout.Verdict.COMPLETE, rollout.Verdict.SUPERSEDED):
-            self._note(entry, self.actor.write_note(service, None).problem)
-        elif verdict is rollout.Verdict.READY:
-            self._note(entry, self.actor.write_note(service, replace(note, ready_at=to_rfc3339(wall))).problem)
-        elif verdict is rollout.Verdict.FAILED:
-            outcome = self.actor.roll_back(service, note, why)
-            self._count(service, "rollback", outcome.problem)
-            self._note(entry, outcome.problem)
-            if outcome.done:
-                state.remember_bad(note.change, why)
-                self.recorder.warning(service, "RolledBack", state.rolled_back or why, now=wall)
-                entry.plan = state.plan = None  # it was made for arguments that are just going away
-
-    def _remember_failure(self, entry: _Entry, note: Note, why: str) -> None:
-        """The note of a failed roll-out goes once the object's status remembers what it says."""
-        if status.engine_status(note.change) in entry.service.status.memory.bad_engines:
-            self._note(entry, self.actor.write_note(entry.service, None).problem)
-        else:
-            entry.state.remember_bad(note.change, why)
-
-    def _note(self, entry: _Entry, problem: Problem | None) -> None:
-        if problem is not None:
-            entry.problems.append(problem)
-
-    def _set_caps(self, entries: Sequence[_Entry], view: caps.PowerView) -> None:
-        wishes = []
-        nodes: set[str] = set()
-        for entry in entries:
-            wish = self._cap_wish(entry)
-            if wish is None:
-                continue
-            wishes.append(wish)
-            if entry.report is not None and entry.acting:
-                nodes |= entry.service.nodes
-        self.actor.ensure_nodes(sorted(nodes), view)
-        outcome = self.actor.set_caps(wishes, view)
-        for entry in entries:
-            if entry.service.key in outcome.moved:
-                entry.state.last_cap_move = self.clock.now()
-                self._count(entry.service, "cap", None)
-            problem = outcome.problems.get(entry.service.key)
-            if problem is not None:
-                self._count(entry.service, "cap", problem)
-                entry.problems.append(problem)
-
-    def _cap_wish(self, entry: _Entry) -> CapWish | None:
-        """Power wanted for a service. Leaving Enforce, losing the lever or the target releases its GPUs."""
-        service, decided = entry.service, entry.plan
-        enforcing = service.spec.mode is Mode.ENFORCE
-        if not enforcing or entry.report is None or service.target is None:
-            return CapWish(service=service, watts=None, clock_mhz=None)
-        if decided is None:  # paused, or not measured since the start: what is set stays, and is renewed
-            if not entry.failed and (service.spec.paused or entry.observation is None):
-                return CapWish(service=service, watts=entry.current.power_cap_watts, clock_mhz=entry.current.clock_mhz)
-            return CapWish(service=service, watts=None, clock_mhz=None)
-        return CapWish(service=service, watts=decided.target.power_cap_watts, clock_mhz=decided.target.clock_mhz)
-
-    def _count(self, service: Service, action: str, problem: Problem | None) -> None:
-        counter = self.metrics.actions if problem is None else self.metrics.action_errors
-        counter.labels(*service.key, action).inc()
+    def _act(self, entry: Entry, wall: float) -> None:
+        self.enactor.act(entry, wall=wall)
 
     # 7 status
 
-    def _write_status(self, entry: _Entry, wall: float) -> None:
+    def _write_status(self, entry: Entry, wall: float) -> None:
         service, state = entry.service, entry.state
         findings = status.Findings(
             service=service,
@@ -556,7 +424,7 @@ class FleetLoop:
         )
         self.publisher.publish(service, state, built, wall=wall)
 
-    def _export(self, entries: Sequence[_Entry]) -> None:
+    def _export(self, entries: Sequence[Entry]) -> None:
         modes = dict.fromkeys(Mode, 0)
         for entry in entries:
             modes[entry.service.spec.mode] += 1

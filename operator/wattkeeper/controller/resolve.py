@@ -17,13 +17,13 @@ from wattkeeper.api.conditions import ConditionType
 from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus, TargetKind
 from wattkeeper.api.model_profile import ModelProfileSpec
 from wattkeeper.controller import cache as cluster
-from wattkeeper.controller import note
+from wattkeeper.controller import note, overrides, workload
 from wattkeeper.controller.clock import from_rfc3339, to_rfc3339
 from wattkeeper.controller.kube import FIELD_MANAGER, Object
 from wattkeeper.domain import plan
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import PatchRefusedError, UnknownAcceleratorError, UnknownModelError
-from wattkeeper.physics import catalogue, profiles
+from wattkeeper.physics import profiles
 from wattkeeper.physics.profile import ServingProfile
 
 _log = logging.getLogger(__name__)
@@ -272,8 +272,8 @@ class _Shared:
             except pydantic.ValidationError:
                 continue
             meta = body["metadata"]
-            key = (meta["namespace"], spec.model, _canonical(spec.accelerator), spec.gpus_per_replica)
-            found[key] = _overrides(meta["name"], spec)
+            key = (meta["namespace"], spec.model, overrides.canonical(spec.accelerator), spec.gpus_per_replica)
+            found[key] = overrides.of_profile(meta["name"], spec)
         return found
 
     @functools.cached_property
@@ -347,8 +347,8 @@ def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Ser
         target=target,
         desired_replicas=spec.get("replicas", 1),
         ready_replicas=state.get("readyReplicas") or 0,
-        rolling_out=_rolling_out(target),
-        stuck=_stuck(target),
+        rolling_out=workload.rolling_out(target),
+        stuck=workload.stuck(target),
         pods=pods,
     )
     try:
@@ -461,8 +461,8 @@ def _resolve_profile(service: Service, shared: _Shared) -> Service:
         )
     products = shared.free_gpus_by_product
     product = next((_node_product(node) for node in _nodes(service.pods, shared.cache)), None)
-    overrides = shared.overrides.get(
-        (service.namespace, service.spec.model, _canonical(service.accelerator), service.gpus_per_replica)
+    measured = shared.overrides.get(
+        (service.namespace, service.spec.model, overrides.canonical(service.accelerator), service.gpus_per_replica)
     )
     try:
         profile = profiles.serving_profile(
@@ -470,7 +470,7 @@ def _resolve_profile(service: Service, shared: _Shared) -> Service:
             accelerator=service.accelerator,
             gpus_per_replica=service.gpus_per_replica,
             engine=service.engine,
-            overrides=overrides,
+            overrides=measured,
         )
     except (UnknownAcceleratorError, UnknownModelError) as error:
         reason = "UnknownAccelerator" if isinstance(error, UnknownAcceleratorError) else "UnknownModel"
@@ -489,81 +489,11 @@ def _stalled(service: Service, free_gpus: int | None) -> Problem | None:
     return Problem(condition=ConditionType.ROLLOUT, reason=impact.reason, message=impact.message)
 
 
-def _canonical(accelerator: str) -> str:
-    """The catalogue's name, so that an alias in one object fits the name in another."""
-    try:
-        return catalogue.gpu(accelerator).name
-    except UnknownAcceleratorError:
-        return accelerator
-
-
-def _overrides(name: str, spec: ModelProfileSpec) -> profiles.ProfileOverrides:
-    iteration: dict[str, float] = {}
-    if spec.iteration is not None:
-        iteration = {
-            "d0_seconds": spec.iteration.d0_ms / 1e3,
-            "dt_seconds_per_token": spec.iteration.dt_ms_per_token / 1e3,
-            "dkv_seconds_per_kv_token": spec.iteration.dkv_ms_per_kilo_token / 1e6,
-            "da_seconds_per_token_squared": spec.iteration.da_ms_per_mega_token_squared / 1e9,
-        }
-    power: dict[str, float] = {}
-    if spec.power is not None:
-        power = {
-            "static_watts": spec.power.static_watts,
-            "idle_watts": spec.power.idle_watts,
-            "e0_joules": spec.power.step_joules,
-            "et_joules_per_prefill_token": spec.power.joules_per_prefill_token,
-            "en_joules_per_decode": spec.power.joules_per_decode_step,
-            "ekv_joules_per_kv_token": spec.power.joules_per_mega_kv_token / 1e6,
-        }
-    return profiles.ProfileOverrides(
-        **iteration,
-        **power,
-        kv_bytes_per_token=spec.kv_bytes_per_token,
-        relative_error=spec.relative_error,
-        source=f"ModelProfile {name} ({spec.provenance.value})",
-    )
-
-
 def _is_serving(pod: Object) -> bool:
     if pod["metadata"].get("deletionTimestamp"):
         return False
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-
-def _rolling_out(target: Object) -> bool:
-    """True while the workload's controller still replaces pods by those of the newest template.
-
-    Added replicas that still start look the same in the counts, so the controllers' own word decides: a Deployment's
-    reason `NewReplicaSetAvailable` and a StatefulSet's equal revisions stand until the template changes.
-    """
-    state, wanted = target.get("status") or {}, target["spec"].get("replicas", 1)
-    if state.get("observedGeneration", 0) < target["metadata"].get("generation", 0):
-        return True
-    if not wanted:
-        return False
-    if "updateRevision" in state:
-        return bool(state.get("currentRevision", state["updateRevision"]) != state["updateRevision"])
-    updated, progress = state.get("updatedReplicas", 0), _progressing(target)
-    if state.get("replicas", 0) > updated:
-        return True
-    if progress is not None:
-        return bool(progress.get("reason") != "NewReplicaSetAvailable")
-    return bool(updated < wanted or state.get("readyReplicas", 0) < wanted)
-
-
-def _stuck(target: Object) -> str | None:
-    state, progress = target.get("status") or {}, _progressing(target)
-    current = state.get("observedGeneration", 0) >= target["metadata"].get("generation", 0)
-    if progress is None or progress["status"] != "False" or not current:
-        return None
-    return str(progress.get("message") or progress.get("reason") or "no progress within progressDeadlineSeconds")
-
-
-def _progressing(target: Object) -> Object | None:
-    conditions = (target.get("status") or {}).get("conditions") or []
-    return next((item for item in conditions if item["type"] == "Progressing"), None)
 
 
 def _container(pod_spec: Object, name: str) -> Object:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource
 from wattkeeper.telemetry.source import MetricsSource
 
 _log = logging.getLogger(__name__)
+_STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,42 +94,50 @@ class Operator:
 
     def run(self) -> None:
         """Take the Lease, work until told to stop, hand the Lease back."""
-        signal.signal(signal.SIGTERM, _end)  # until Kopf catches it: a standby, too, ends cleanly
+        stopping = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stopping.set())  # until Kopf catches it: a standby, too, ends cleanly
         self.http.start()
         leadership: Leadership | None = None
         try:
             if self.options.lease:
                 leadership = Leadership(api=self.options.api, namespace=self.options.settings.operator_namespace)
-                leadership.acquire()
+                if not leadership.acquire(stopping):
+                    return
                 leadership.keep(on_lost=_leave_at_once)
             self.start()
             _log.info("keeping %s", ", ".join(self.options.settings.namespaces) or "all namespaces")
-            self._run_kopf()
+            asyncio.run(self._run_kopf(stopping))
         finally:
             self.stop()
             if leadership is not None:
                 leadership.release()
             self.http.stop()
 
-    def _run_kopf(self) -> None:
-        """Until SIGTERM or SIGINT, which Kopf catches."""
+    async def _run_kopf(self, stopping: threading.Event) -> None:
+        """Until SIGTERM or SIGINT, which Kopf catches, or until `stopping` was set before it could."""
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(kopf_settings)
         kopf_settings.scanning.disabled = bool(self.options.settings.namespaces)
-        asyncio.run(
-            kopf.operator(
+        stop = asyncio.Event()
+
+        async def watch() -> None:
+            while not stopping.is_set():
+                await asyncio.sleep(_STOP_SECONDS)
+            stop.set()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            await kopf.operator(
                 registry=handlers.registry(self.actor, self.loop.wake, self.options.api.configuration),
                 settings=kopf_settings,
                 standalone=True,
                 clusterwide=not self.options.settings.namespaces,
                 namespaces=self.options.settings.namespaces,
+                stop_flag=stop,
                 memo=kopf.Memo(),
             )
-        )
-
-
-def _end(*_: object) -> None:
-    raise SystemExit(0)
+        finally:
+            watcher.cancel()
 
 
 def _leave_at_once() -> None:

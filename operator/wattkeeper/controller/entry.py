@@ -1,0 +1,31 @@
+"""One service on its way through a pass of the fleet loop."""
+
+from dataclasses import dataclass, field
+
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.controller import caps
+from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.state import ServiceState
+from wattkeeper.domain.observation import ServiceObservation
+from wattkeeper.domain.plan import Plan, Target
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """What is known and decided of it so far."""
+
+    service: Service
+    state: ServiceState
+    current: Target
+    report: caps.CapReport | None
+    observation: ServiceObservation | None = None
+    plan: Plan | None = None
+    problems: list[Problem] = field(default_factory=list)
+    failed: bool = False
+    """True where a step failed in an unexpected way: the later steps leave the service alone, its caps are released."""
+
+    @property
+    def acting(self) -> bool:
+        """True where the plan may be carried out."""
+        spec = self.service.spec
+        return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None and not self.failed
