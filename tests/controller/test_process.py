@@ -106,6 +106,21 @@ def test_sigterm_ends_a_standby_that_waits_for_the_lease(kubeconfig):
     assert lease.spec.holder_identity == "another"
 
 
+@pytest.mark.parametrize("after_seconds", [0.0, 0.4, 1.0])
+def test_sigterm_ends_it_also_while_it_starts(kubeconfig, after_seconds):
+    port = free_port()
+    with operator(f"--kubeconfig={kubeconfig}", f"--http-port={port}", "--log-format=text") as process:
+        deadline = time.monotonic() + 60
+        while not page(f"http://127.0.0.1:{port}/healthz"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(after_seconds)
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, text
+    assert "Traceback" not in text
+
+
 def test_a_taken_port_is_told_in_one_line(kubeconfig):
     with socket.socket() as taken:
         taken.bind(("", 0))

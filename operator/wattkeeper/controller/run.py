@@ -31,7 +31,7 @@ from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource
 from wattkeeper.telemetry.source import MetricsSource
 
 _log = logging.getLogger(__name__)
-_STOP_SECONDS = 0.5
+_REPEAT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +114,20 @@ class Operator:
             self.http.stop()
 
     async def _run_kopf(self, stopping: threading.Event) -> None:
-        """Until SIGTERM or SIGINT, which Kopf catches, or until `stopping` was set before it could."""
+        """Until SIGTERM or SIGINT, which Kopf catches; `stopping` is set by one that came before."""
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(kopf_settings)
         kopf_settings.scanning.disabled = bool(self.options.settings.namespaces)
-        stop = asyncio.Event()
 
-        async def watch() -> None:
-            while not stopping.is_set():
-                await asyncio.sleep(_STOP_SECONDS)
-            stop.set()
+        async def repeat() -> None:
+            """A SIGTERM from before Kopf could catch it is sent again until Kopf does."""
+            while True:
+                if stopping.is_set():
+                    stopping.clear()
+                    signal.raise_signal(signal.SIGTERM)
+                await asyncio.sleep(_REPEAT_SECONDS)
 
-        watcher = asyncio.create_task(watch())
+        repeater = asyncio.create_task(repeat())
         try:
             await kopf.operator(
                 registry=handlers.registry(self.actor, self.loop.wake, self.options.api.configuration),
@@ -133,11 +135,10 @@ class Operator:
                 standalone=True,
                 clusterwide=not self.options.settings.namespaces,
                 namespaces=self.options.settings.namespaces,
-                stop_flag=stop,
                 memo=kopf.Memo(),
             )
         finally:
-            watcher.cancel()
+            repeater.cancel()
 
 
 def _leave_at_once() -> None:
