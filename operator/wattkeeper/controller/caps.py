@@ -173,9 +173,9 @@ class PowerView:
             )
         if watts["requested_watts"] is None:
             return CapReport(enforced=True, reason="NoCap", message="no cap is wanted", usable=True, **watts)
-        message = ""
+        message = f"{len(devices)} GPUs limited to {watts['requested_watts']:.0f} W"
         if watts["clamped_watts"] is not None and watts["clamped_watts"] != watts["requested_watts"]:
-            message = "the cards' own bounds change the limit asked for"
+            message = f"{message} are set to {watts['clamped_watts']:.0f} W, which is what the cards can do"
         return CapReport(enforced=True, reason="Enforced", message=message, usable=True, **watts)
 
 

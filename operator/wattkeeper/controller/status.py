@@ -13,7 +13,7 @@ from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import Decision, ServiceState
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
-from wattkeeper.domain.plan import Plan, Slo, Target
+from wattkeeper.domain.plan import LatencyTarget, Plan, Slo, Target
 from wattkeeper.physics.profile import Provenance
 
 _TRUE, _FALSE, _UNKNOWN = Status.TRUE, Status.FALSE, Status.UNKNOWN
@@ -71,7 +71,8 @@ def _metrics(observation: ServiceObservation | None) -> Condition:
         return _condition(type_, _UNKNOWN, "NotObserved", "nothing was measured yet")
     if observation.state.usable:
         reason = "MetricsFound" if observation.state is MetricsState.FRESH else "MetricsPartial"
-        return _condition(type_, _TRUE, reason, observation.message)
+        message = observation.message or f"{observation.pods_reporting} of {observation.pods_expected} pods report"
+        return _condition(type_, _TRUE, reason, message)
     return _condition(type_, _FALSE, f"Metrics{observation.state.value}", observation.message)
 
 
@@ -123,8 +124,23 @@ def _met(service: Service, observation: ServiceObservation | None) -> Condition:
     missed = missed_targets(service.slo, observation)
     if missed:
         return _condition(type_, _FALSE, "TargetMissed", "; ".join(missed))
-    idle = observation.ttft_seconds is None and observation.tpot_seconds is None
-    return _condition(type_, _TRUE, "Idle" if idle else "TargetsMet")
+    measured = ", ".join(
+        f"{name} p{goal.percentile:g} is {_duration(value)} of {format_duration(goal.seconds)}"
+        for name, goal, value in _measured_goals(service.slo, observation)
+    )
+    return _condition(type_, _TRUE, "TargetsMet" if measured else "Idle", measured)
+
+
+def _measured_goals(slo: Slo, observation: ServiceObservation) -> list[tuple[str, LatencyTarget, float]]:
+    """Name, target and measured percentile, for those of the targets that were measured."""
+    return [
+        (name, goal, value)
+        for name, goal, value in (
+            ("TTFT", slo.ttft, observation.ttft_seconds),
+            ("TPOT", slo.tpot, observation.tpot_seconds),
+        )
+        if goal is not None and value is not None
+    ]
 
 
 def missed_targets(slo: Slo, observation: ServiceObservation | None) -> list[str]:
@@ -132,12 +148,9 @@ def missed_targets(slo: Slo, observation: ServiceObservation | None) -> list[str
     if observation is None or not observation.state.usable:
         return []
     return [
-        f"{name} p{goal.percentile:g} is {format_duration(measured)}, target {format_duration(goal.seconds)}"
-        for name, goal, measured in (
-            ("TTFT", slo.ttft, observation.ttft_seconds),
-            ("TPOT", slo.tpot, observation.tpot_seconds),
-        )
-        if goal is not None and measured is not None and measured > goal.seconds
+        f"{name} p{goal.percentile:g} is {_duration(value)}, target {format_duration(goal.seconds)}"
+        for name, goal, value in _measured_goals(slo, observation)
+        if value > goal.seconds
     ]
 
 
