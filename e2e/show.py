@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import shlex
 import time
 
 from e2e import stack as stacks
@@ -19,17 +20,17 @@ COMMANDS = (
     ("All fleets at a glance", "kubectl get wis -A"),
     ("With watts, SLO and the reason of the plan", "kubectl get wis -A -o wide"),
     ("One fleet in full", "kubectl -n llm describe wis chat"),
-    ("What is wrong with a fleet", "kubectl -n llm get wis lost -o jsonpath='{.status.conditions[0]}'"),
+    ("What is wrong with a fleet", "kubectl -n llm get wis lost -o jsonpath='{.status.conditions[0].message}'"),
     ("Power limits, node by node", "kubectl get npc"),
     ("One node's GPUs", "kubectl describe npc gpu-0"),
     ("What a field means", "kubectl explain wis.spec.slo"),
-    ("What was done to the workload, and by whom", "kubectl -n llm get events --field-selector type=Normal"),
+    ("What was done", "kubectl -n llm get events --field-selector involvedObject.kind=InferenceService"),
 )
 HEAD = """# What you see
 
-Printed by a real cluster (Kubernetes {version}) with simulated GPUs; `python -m e2e.show`, after `make tools`, writes this
-page anew. The fleet `chat` is kept (mode Enforce), `search` is only measured (Observe), and `lost` names a Deployment that
-does not exist. Simulated time runs {speed:g} times as fast as the ages shown.
+Printed by a real cluster (Kubernetes {version}) with simulated GPUs; `python -m e2e.show`, after `make tools`,
+writes this page anew. The fleet `chat` is kept (mode Enforce), `search` is only measured (Observe), and `lost` names a
+Deployment that does not exist. Simulated time runs {speed:g} times as fast as the ages shown.
 """
 
 
@@ -47,22 +48,22 @@ def capture() -> str:
         }
         stack.apply(
             stacks.deployment("llm", "chat", replicas=6),
-            stacks.deployment("llm", "search", replicas=2),
+            stacks.deployment("llm", "search", replicas=3),
             stacks.service("llm", "chat", target="chat", levers=levers),
             stacks.service("llm", "search", target="search", mode="Observe", levers={}),
             stacks.service("llm", "lost", target="no-such-deployment", mode="Recommend", levers={}),
         )
         for name in ("chat", "search"):
             stack.wait_ready("llm", name)
-        stack.start_twin("llm/chat", "llm/search", arguments=["--rate=12"])
+        stack.start_twin("llm/chat", "llm/search", arguments=["--rate=20"])
         stack.start_prometheus()
         stack.start_operator()
         time.sleep(WATCHED_SECONDS)
         version = cluster.kubectl("version", "--output=yaml").split("serverVersion:")[1]
         parts = [HEAD.format(version=re.findall(r"gitVersion: (\S+)", version)[0], speed=pace.speed_up)]
         for title, command in COMMANDS:
-            arguments = [part.strip("'") for part in re.findall(r"'[^']*'|\S+", command)[1:]]
-            printed = "\n".join(line.rstrip() for line in cluster.kubectl(*arguments).strip("\n").splitlines())
+            printed = cluster.kubectl(*shlex.split(command)[1:]).strip("\n")
+            printed = "\n".join(line.rstrip() for line in printed.splitlines())
             parts.append(f"## {title}\n\n```console\n$ {command}\n{printed}\n```\n")
     return "\n".join(parts)
 

@@ -64,7 +64,8 @@ class Stack:
         self._processes = processes.Processes(directory=self.directory)
         self._prometheus: prometheus.Prometheus | None = None
         self._namespaces: list[str] = []
-        self._nodes: list[str] = []
+        self.nodes: list[str] = []
+        """Simulated nodes of this stack."""
         self._ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -97,10 +98,10 @@ class Stack:
             self.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
         if self._prometheus is not None:
             self._prometheus.stop()
-        if self._nodes:
-            self.cluster.kubectl("delete", "nodes", *self._nodes, "--ignore-not-found", "--wait=false")
-            self.cluster.kubectl("delete", POWER_CAPS, *self._nodes, "--ignore-not-found", "--wait=false")
-        self._namespaces, self._nodes = [], []
+        if self.nodes:
+            self.cluster.kubectl("delete", "nodes", *self.nodes, "--ignore-not-found", "--wait=false")
+            self.cluster.kubectl("delete", POWER_CAPS, *self.nodes, "--ignore-not-found", "--wait=false")
+        self._namespaces, self.nodes = [], []
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # The cluster's part
@@ -126,7 +127,7 @@ class Stack:
     ) -> None:
         """Simulated nodes that go with the stack."""
         for name in names:
-            self._nodes.append(name)
+            self.nodes.append(name)
             self.cluster.add_gpu_node(name, gpu_product=product, count=count, labels=labels)
 
     def apply(self, *objects: Object) -> None:

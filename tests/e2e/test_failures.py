@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections.abc
 import itertools
 import os
+import re
 import secrets
 import signal
 import time
@@ -94,6 +95,29 @@ def owner(stack: Fleets) -> str:
     return f"{stack.steady}/chat"
 
 
+def test_kubectl_shows_the_fleet_at_a_glance(stack: Fleets, operator: str) -> None:
+    def row(*arguments: str) -> dict[str, str]:
+        head, line = stack.cluster.kubectl("get", *arguments).splitlines()[:2]
+        starts = [match.start() for match in re.finditer(r"\S+", head)]
+        cells = [line[a:b].strip() for a, b in itertools.zip_longest(starts, starts[1:])]
+        return dict(zip(head.split(), cells, strict=True))
+
+    where = f"--namespace={stack.steady}"
+    stack.wait(lambda: row("wis", where)["J/TOK"], "a measured energy per token", timeout_seconds=90)
+    service_row = row("wis", where)
+    assert " ".join(service_row) == ("NAME TARGET MODE QPS TTFT TPOT REPLICAS PLAN CAP J/TOK SAVED% READY AGE")
+    assert (service_row["TARGET"], service_row["MODE"], service_row["READY"]) == ("chat", "Enforce", "True")
+    assert float(service_row["QPS"]) == pytest.approx(6, rel=0.5)
+    assert service_row["TTFT"].endswith("ms")
+    node_row = row("npc", stack.nodes[0])
+    assert " ".join(node_row) == "NAME LIMITS HEARTBEAT AGE"
+    assert " GPUs " in node_row["LIMITS"]
+    described = stack.cluster.kubectl("describe", "wis", "chat", where)
+    assert "TTFT p95 is" in described
+    assert "Message:" in described
+    assert "Latency objective." in stack.cluster.kubectl("explain", "wis.spec.slo")
+
+
 def test_another_actor_scales_and_is_left_alone(stack: Fleets, operator: str) -> None:
     stack.wait(lambda: stack.replicas(stack.steady) < 4, "the operator's own scale-down")
     where = f"--namespace={stack.steady}"
@@ -104,6 +128,11 @@ def test_another_actor_scales_and_is_left_alone(stack: Fleets, operator: str) ->
     time.sleep(5 * PACE.tick)
     assert stack.replicas(stack.steady) == 4
     assert stack.condition(stack.steady, "Ready")[0] == "False"
+    since = next(
+        item["lastTransitionTime"] for item in stack.status(stack.steady)["conditions"] if item["type"] == "Conflict"
+    )
+    claimed = [item for item in stack.status(stack.steady)["history"] if item["time"] > since and item["applied"]]
+    assert not any("replicas" in item["change"] for item in claimed), "history tells of a change that was held back"
 
 
 def test_prometheus_dies_and_returns(stack: Fleets, operator: str) -> None:
@@ -185,9 +214,10 @@ def test_roll_out_that_never_becomes_ready_goes_back_once(stack: Fleets, operato
     )
     stack.wait(lambda: CRASHING in stack.arguments(stack.stuck), "a roll-out", timeout_seconds=60)
     stack.wait(lambda: stack.arguments(stack.stuck) == before, "the way back", timeout_seconds=60)
-    _, reason, message = stack.wait_condition(stack.stuck, "Rollout", "False", timeout_seconds=30)
-    assert reason == "RolledBack"
-    assert "max_num_seqs=192: pods did not become ready" in message
+    stack.wait(lambda: stack.condition(stack.stuck, "Rollout")[1] == "RolledBack", "Rollout with reason RolledBack")
+    status, _, message = stack.condition(stack.stuck, "Rollout")
+    assert status == "False"
+    assert "max_num_seqs=192" in message
     assert stack.status(stack.stuck)["memory"]["badEngines"] == [{"maxNumSeqs": 192}]
     time.sleep(8)
     assert stack.arguments(stack.stuck) == before, "the bad arguments were tried again"

@@ -39,10 +39,8 @@ class Enactor:
         service, state = entry.service, entry.state
         now = self.clock.now()
         wanted, have = decided.target.replicas, service.desired_replicas
-        if wanted == have or not service.replicas_are_ours:
+        if wanted == have or not service.replicas_are_ours or entry.scaling_is_held(decided):
             return
-        if wanted < have and service.rolling_out:
-            return  # pods are out of service already: one disruptive action at a time
         outcome = self.actor.scale(service, wanted)
         self._count(service, "scale", outcome.problem)
         if outcome.problem is not None:

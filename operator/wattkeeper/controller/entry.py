@@ -29,3 +29,13 @@ class Entry:
         """True where the plan may be carried out."""
         spec = self.service.spec
         return spec.mode is Mode.ENFORCE and not spec.paused and self.service.target is not None and not self.failed
+
+    def scaling_is_held(self, decided: Plan) -> bool:
+        """True where a change of replicas is decided and waits: for another actor, or for a roll-out.
+
+        A roll-out has pods out of service already: one disruptive action at a time.
+        """
+        service, have = self.service, self.current.replicas
+        if not self.acting or decided.target.replicas == have:
+            return False
+        return service.conflict is not None or (decided.target.replicas < have and service.rolling_out)

@@ -381,10 +381,11 @@ class FleetLoop:
         if decided.reason in _GUARDS:
             state.last_guard = self.clock.now()
         self.metrics.decisions.labels(*entry.service.key, decided.reason.value).inc()
-        change = status.describe_change(entry.current, decided.target, decided.engine_change)
-        decides = status.decision(decided)
-        if decides != state.decided:
-            state.decided, state.decided_at = decides, to_rfc3339(self.clock.wall())
+        decides, held = status.decision(decided), entry.scaling_is_held(decided)
+        target = replace(decided.target, replicas=entry.current.replicas) if held else decided.target
+        change = status.describe_change(entry.current, target, decided.engine_change)
+        if decides != state.decided or held != state.scaling_held:
+            state.decided, state.decided_at, state.scaling_held = decides, to_rfc3339(self.clock.wall()), held
             if change:
                 state.remember(
                     HistoryEntry(

@@ -50,6 +50,8 @@ class ServiceState:
     decided: Decision | None = None
     """What `decided_at` speaks of."""
     decided_at: str = ""
+    scaling_held: bool = False
+    """True where the last decision's change of replicas waits for another actor or for a roll-out."""
     engine_diff: str | None = None
     engine_looked: float | None = None
     """When new engine arguments were last looked at."""
