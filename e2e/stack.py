@@ -2,9 +2,11 @@
 
     with Stack(cluster) as stack:
         stack.install()
+        stack.add_gpu_nodes("gpu-0")
         stack.create_namespace("llm")
-        stack.apply(deployment("llm", "chat", replicas=4), service("llm", "chat", target="chat"))
-        stack.start_twin(Traffic("llm", "chat"), rate=10.0)
+        stack.apply(deployment("llm", replicas=4), service("llm"))
+        stack.wait_ready("llm", "chat")
+        stack.start_twin("llm/chat", arguments=["--rate=8"])
         stack.start_prometheus()
         stack.start_operator()
 

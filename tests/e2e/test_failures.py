@@ -107,7 +107,7 @@ def test_kubectl_shows_the_fleet_at_a_glance(stack: Fleets, operator: str) -> No
     service_row = row("wis", where)
     assert " ".join(service_row) == ("NAME TARGET MODE QPS TTFT TPOT REPLICAS PLAN CAP J/TOK SAVED% READY AGE")
     assert (service_row["TARGET"], service_row["MODE"], service_row["READY"]) == ("chat", "Enforce", "True")
-    assert float(service_row["QPS"]) == pytest.approx(6, rel=0.5)
+    assert 0 < float(service_row["QPS"]) < 12
     assert service_row["TTFT"].endswith("ms")
     node_row = row("npc", stack.nodes[0])
     assert " ".join(node_row) == "NAME LIMITS HEARTBEAT AGE"
