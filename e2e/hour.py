@@ -64,6 +64,12 @@ def _lognormal(mean: float, sigma: float) -> LengthDistribution:
     return LengthDistribution(tokens=values, weights=(1.0 / len(values),) * len(values))
 
 
+def dispersion(trace: traces.Trace, *, bin_seconds: float = 5.0) -> float:
+    """Index of dispersion of the arrival counts, as an operator that looks every 5 s measures it in real time."""
+    counts, _ = np.histogram(trace.times_seconds, bins=np.arange(0.0, trace.span_seconds, bin_seconds))
+    return float(max(1.0, np.mean(np.diff(counts) ** 2) / 2 / counts.mean()))
+
+
 def write(trace: traces.Trace, path: pathlib.Path) -> None:
     """As a file in Azure's format."""
     origin = dt.datetime(2023, 11, 16, tzinfo=dt.UTC)

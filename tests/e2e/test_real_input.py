@@ -22,7 +22,7 @@ from wattkeeper.twin.ledger import SloTargets
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 PACE = Pace(speed_up=20.0)
-STARTUP_SECONDS = 80.0
+STARTUP_SECONDS = 120.0
 """Of a replica, simulated."""
 HEADROOM = 1.5
 """Of the static fleet over the least one: its peak load is then two thirds, a common target of autoscalers."""
@@ -85,7 +85,7 @@ def test_an_hour_of_conversations_takes_less_energy_and_meets_its_slo(
         arguments=[f"--trace={path}", f"--hours={trace.span_seconds / 3600:.6f}", "--ttft=1s", "--tpot=50ms"],
     )
     prometheus = stack.start_prometheus()
-    stack.start_operator()
+    stack.start_operator(arguments=[f"--dispersion={hour.dispersion(trace):.2f}"])
     start = time.time()
     simulated = prometheus.wait_for("wattkeeper_twin_simulated_seconds")
     end = start + (trace.span_seconds - simulated) / PACE.speed_up
