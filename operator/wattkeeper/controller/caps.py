@@ -175,7 +175,7 @@ class PowerView:
             return CapReport(enforced=True, reason="NoCap", message="no cap is wanted", usable=True, **watts)
         message = f"{len(devices)} GPUs limited to {watts['requested_watts']:.0f} W"
         if watts["clamped_watts"] is not None and watts["clamped_watts"] != watts["requested_watts"]:
-            message = f"{message} are set to {watts['clamped_watts']:.0f} W, which is what the cards can do"
+            message = f"{message} are set to {watts['clamped_watts']:.0f} W, the cards' own bounds"
         return CapReport(enforced=True, reason="Enforced", message=message, usable=True, **watts)
 
 
