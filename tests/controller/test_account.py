@@ -12,7 +12,7 @@ def state(world):
 @pytest.fixture
 def busy(world):
     world.fleet(replicas=3, rate=4.0)
-    world.create(service(world.namespace))
+    world.create(service(world.namespace, mode="Recommend"))  # the fleet stays as it is
     world.tick()
     return world
 
