@@ -38,3 +38,13 @@ def test_a_margin_is_given_back_over_hours(busy):
     state(busy).accounted_until -= 3600.0
     busy.tick()
     assert state(busy).latency_margin == pytest.approx(wide / 2, rel=0.02)
+
+
+def test_what_a_coarse_bucket_hides_is_no_evidence(busy):
+    busy.measure(rate=4.0, tpot=0.0101)  # a little over a bound: interpolation reads almost the next one
+    state(busy).latency_margin = 0.0
+    for _ in range(3):
+        state(busy).accounted_until -= 60.0
+        busy.tick()
+    assert busy.status()["observed"]["tpot"] == "19.5ms"
+    assert state(busy).latency_margin < 0.15

@@ -16,6 +16,8 @@ class Quantile:
     """A quantile read from buckets."""
 
     value: float
+    at_least: float
+    """Lower edge of the bucket that holds the quantile: what is certain, where `value` is interpolated."""
     beyond_last_bound: bool
     """True where the value lies in the open last bucket: the truth is larger than `value`."""
 
@@ -69,12 +71,11 @@ class Histogram:
             if cumulative >= rank and cumulative > below:
                 if math.isinf(bound):
                     break
-                return Quantile(
-                    value=lower + (bound - lower) * (rank - below) / (cumulative - below), beyond_last_bound=False
-                )
+                value = lower + (bound - lower) * (rank - below) / (cumulative - below)
+                return Quantile(value=value, at_least=lower, beyond_last_bound=False)
             if not math.isinf(bound):
                 lower, below = bound, cumulative
-        return Quantile(value=lower, beyond_last_bound=True)
+        return Quantile(value=lower, at_least=lower, beyond_last_bound=True)
 
     @staticmethod
     def merge(parts: Sequence["Histogram"]) -> "Histogram | None":

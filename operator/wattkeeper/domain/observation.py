@@ -98,6 +98,9 @@ class ServiceObservation:
     ttft_seconds: float | None = None
     """At the SLO's percentile over the window; None while idle."""
     tpot_seconds: float | None = None
+    ttft_at_least_seconds: float | None = None
+    """Lower edge of the bucket in which `ttft_seconds` was interpolated; what a comparison with a model may rest on."""
+    tpot_at_least_seconds: float | None = None
     ttft_attainment: float | None = None
     """Share of requests within the TTFT target over the window; None while idle."""
     tpot_attainment: float | None = None

@@ -63,6 +63,8 @@ def observe(
     readings = list(reporting.values())
     ttft = _merge(reading.ttft_seconds for reading in readings)
     tpot = _merge(reading.tpot_seconds for reading in readings)
+    ttft_seconds, ttft_at_least_seconds = _at_percentile(ttft, slo.ttft)
+    tpot_seconds, tpot_at_least_seconds = _at_percentile(tpot, slo.tpot)
     gpus = {pod: reading.gpus or tuple((gpus_by_pod or {}).get(pod, ())) for pod, reading in reporting.items()}
     power_watts = _power(gpus, gpus_per_pod)
     output_rate = _sum_all(readings, lambda reading: reading.generation_tokens_per_second)
@@ -80,8 +82,10 @@ def observe(
         kv_usage_max=max(usages, default=None),
         kv_usage_mean=sum(usages) / len(usages) if usages else None,
         preemptions_per_second=_sum_known(readings, lambda reading: reading.preemptions_per_second),
-        ttft_seconds=_at_percentile(ttft, slo.ttft),
-        tpot_seconds=_at_percentile(tpot, slo.tpot),
+        ttft_seconds=ttft_seconds,
+        tpot_seconds=tpot_seconds,
+        ttft_at_least_seconds=ttft_at_least_seconds,
+        tpot_at_least_seconds=tpot_at_least_seconds,
         ttft_attainment=_attainment(ttft, slo.ttft),
         tpot_attainment=_attainment(tpot, slo.tpot),
         output_tokens_per_second=output_rate,
@@ -201,9 +205,10 @@ def _merge(parts: Iterable[Histogram | None]) -> Histogram | None:
     return Histogram.merge([part for part in parts if part is not None])
 
 
-def _at_percentile(histogram: Histogram | None, target: LatencyTarget | None) -> float | None:
+def _at_percentile(histogram: Histogram | None, target: LatencyTarget | None) -> tuple[float | None, float | None]:
+    """The percentile of the target and the lower edge of its bucket; None, None where nothing was observed."""
     quantile = histogram.quantile(target.percentile / 100.0) if histogram is not None and target is not None else None
-    return None if quantile is None else quantile.value
+    return (None, None) if quantile is None else (quantile.value, quantile.at_least)
 
 
 def _attainment(histogram: Histogram | None, target: LatencyTarget | None) -> float | None:
