@@ -41,7 +41,7 @@ def test_a_margin_is_given_back_over_hours(busy):
 
 
 def test_what_a_coarse_bucket_hides_is_no_evidence(busy):
-    busy.measure(rate=4.0, tpot=0.0101)  # a little over a bound: interpolation reads almost the next one
+    busy.measure(rate=4.0, ttft=0.02, tpot=0.0101)  # a little over a bound: interpolation reads almost the next one
     state(busy).latency_margin = 0.0
     for _ in range(3):
         state(busy).accounted_until -= 60.0
