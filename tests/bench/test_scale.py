@@ -63,27 +63,31 @@ def sample(index: int, *, observed: int, **values) -> operator.Sample:
 FLEET = {"services": 5, "pods": 10, "nodes": 2, "api": "x", "core": None, "tick_seconds": 15.0, "setup_seconds": 1.0}
 
 
+def run_of(length: int, *, measured_from: int = 0) -> list[operator.Sample]:
+    return [sample(index, observed=5 if index >= measured_from else 2) for index in range(length)]
+
+
 def test_rates_are_those_of_the_steady_passes():
-    samples = [sample(0, observed=0), sample(1, observed=5), sample(2, observed=5), sample(3, observed=5)]
-    found = result.summarise(samples, **FLEET)
-    assert (found.starting_passes, found.steady_passes) == (2, 2)
-    assert found.tick == result.Spread(p50=3.5, p99=3.99, maximum=4.0)
-    assert found.starting_slowest_seconds == 2.0
+    found = result.summarise(run_of(8, measured_from=1), **FLEET)
+    assert (found.starting_passes, found.steady_passes) == (6, 2), "four passes settle after the first that saw all"
+    assert found.tick == result.Spread(p50=7.5, p99=7.99, maximum=8.0)
+    assert found.starting_slowest_seconds == 6.0
     assert found.cpu_share == pytest.approx(0.2)
     assert found.requests_per_second == {"PATCH": 2.0}
     assert (found.status_writes_per_pass, found.status_writes_most) == (10.0, 10)
     assert found.actions == {"scale": 2}
-    assert found.peak_rss_bytes == 2**28 + 3
+    assert found.peak_rss_bytes == 2**28 + 7
 
 
-def test_a_run_that_never_got_steady_is_no_result():
-    with pytest.raises(ValueError, match="2 of 5 services were measured within 1 passes"):
-        result.summarise([sample(0, observed=2)], **FLEET)
+@pytest.mark.parametrize(("samples", "seen"), [(run_of(3, measured_from=9), 2), (run_of(4), 5)])
+def test_a_run_that_never_got_steady_is_no_result(samples, seen):
+    with pytest.raises(ValueError, match=f"{seen} of 5 services were measured within {len(samples)} passes"):
+        result.summarise(samples, **FLEET)
 
 
 def test_failed_passes_are_counted():
-    failed = dataclasses.replace(sample(2, observed=5).done, failed=True)
-    samples = [sample(1, observed=5), sample(2, observed=5, done=failed), sample(3, observed=5)]
+    samples = run_of(7)
+    samples[6] = dataclasses.replace(samples[6], done=dataclasses.replace(samples[6].done, failed=True))
     assert result.summarise(samples, **FLEET).failed_passes == 1
 
 

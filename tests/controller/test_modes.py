@@ -92,7 +92,7 @@ def test_status_is_written_only_where_something_changed(make_world):
     for _ in range(3):
         go_on(world, seconds=5, rate=4.0 + 0.01)
     assert requests.get(("PATCH", 200), 0) == before
-    go_on(world, seconds=60, rate=4.0)
+    go_on(world, seconds=120, rate=4.0)
     assert requests.get(("PATCH", 200), 0) == before + 1, "measured values are refreshed now and then"
     go_on(world, seconds=5, rate=4.0, ttft=0.9)
     assert requests.get(("PATCH", 200), 0) == before + 2, "what turned is written at once"

@@ -1,7 +1,8 @@
 """What to write into a node's NodePowerCap for one service: caps with a lease, other services' entries left alone.
 
 An entry is `{uuid, watts, clockMHz, owner, expiresAt}`. It is written again only when its value changes or less than
-half of its life is left, so that a steady service costs one write per half life and a dead operator's caps run out.
+half of its life (or what the caller sets) is left, so that a steady service costs one write per half life and a dead
+operator's caps run out.
 """
 
 import math
@@ -47,12 +48,14 @@ def decide_caps(
     now_seconds: float,
     ttl_seconds: float,
     clock_mhz: float | None = None,
+    renew_below_seconds: float | None = None,
     devices: Sequence[Mapping[str, Any]] = (),
 ) -> CapsDecision:
     """The NodePowerCap entries of one node, with those of `owner` ("namespace/name") as wanted.
 
     `existing` is the object's spec (None: there is no object yet); `gpus` are the UUIDs of the service's GPUs on this
-    node; `watts` and `clock_mhz` are per GPU, both None: the service gives its GPUs back. `devices` is status.devices,
+    node; `watts` and `clock_mhz` are per GPU, both None: the service gives its GPUs back. Entries with less life than
+    `renew_below_seconds` (None: half of `ttl_seconds`) are renewed. `devices` is status.devices,
     whose min and max bound the watts and whose list, where there is one, must name the GPU. Times in Unix seconds.
     """
     entries = [dict(entry) for entry in (existing or {}).get("caps") or ()]
@@ -72,7 +75,8 @@ def decide_caps(
     mine = [entry for entry in entries if entry.get("owner") == owner]
     kept = [entry for entry in entries if entry.get("owner") != owner and entry.get("uuid") not in values]
     same = {entry.get("uuid"): _without_lease(entry) for entry in mine} == values and len(mine) == len(values)
-    fresh = all(_remaining_seconds(entry, now_seconds) >= ttl_seconds / 2 for entry in mine)
+    least_seconds = ttl_seconds / 2 if renew_below_seconds is None else renew_below_seconds
+    fresh = all(_remaining_seconds(entry, now_seconds) >= least_seconds for entry in mine)
     if same and fresh and len(kept) + len(mine) == len(entries):
         return CapsDecision(caps=None, conflicts=tuple(conflicts), notes=tuple(notes))
     expires = rfc3339(now_seconds + ttl_seconds)

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +26,7 @@ from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.synthetic import SyntheticService, SyntheticSource
 
 _COLLECT_SECONDS = 5.0
+_SETTLING_PASSES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +38,10 @@ class OperatorJob:
     pods_per_service: int
     seed: int
     tick_seconds: float
-    start_passes: int
-    """Most passes until all services are measured."""
     steady_passes: int
-    """Passes after that."""
+    """Passes after the start."""
+    most_passes: int
+    """Passes after which it ends in any case."""
     day_seconds: float
     core: int | None
     """Processor to stay on; None: any."""
@@ -112,10 +114,17 @@ class _Recorder:
                 collect_seconds=self.collector.last_duration_seconds,
             )
         )
-        steady = sum(sample.observed >= self.job.services for sample in self.samples)
-        starting = len(self.samples) - steady
-        if steady == self.job.steady_passes + 1 or (starting == self.job.start_passes and not steady):
+        begun = starting(self.samples, self.job.services)
+        if len(self.samples) in (begun + self.job.steady_passes, self.job.most_passes):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def starting(samples: Sequence[Sample], services: int) -> int:
+    """How many passes the start takes: until all services are measured, and those in which first learning settles."""
+    for index, sample in enumerate(samples):
+        if sample.observed >= services:
+            return index + 1 + _SETTLING_PASSES
+    return len(samples) + 1 + _SETTLING_PASSES
 
 
 def peak_rss_bytes() -> int:

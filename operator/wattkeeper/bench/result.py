@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from wattkeeper.bench import operator
 from wattkeeper.bench.operator import Sample
 
 STEPS = ("resolve", "observe", "account", "plan", "act", "status")
@@ -34,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleResult:
-    """One run. Rates and shares are over the steady passes: those after every service was measured and written once."""
+    """One run. Rates and shares are over the steady passes: those after every service was measured and has settled."""
 
     services: int
     pods: int
@@ -94,17 +95,9 @@ class ScaleResult:
         ]
 
 
-def starting(samples: Sequence[Sample], services: int) -> int:
-    """How many passes the start took: until all services were measured, and the pass that first wrote it all."""
-    for index, sample in enumerate(samples):
-        if sample.observed >= services:
-            return index + 1
-    return len(samples)
-
-
 def steady_window(samples: Sequence[Sample], services: int) -> tuple[Sample, list[Sample]]:
     """The last sample of the start, and those after it. Raises ValueError where there are none."""
-    begin = starting(samples, services)
+    begin = operator.starting(samples, services)
     if begin >= len(samples):
         seen = max((sample.observed for sample in samples), default=0)
         raise ValueError(f"{seen} of {services} services were measured within {len(samples)} passes: ask for more")

@@ -22,8 +22,8 @@ from wattkeeper.telemetry.synthetic import SyntheticService, SyntheticSource
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _REPORT_SECONDS = 15.0
 _STOP_SECONDS = 60.0
-_START_PASSES = 6
-"""At most so many passes until all services are measured; they come on top of those asked for."""
+_START_PASSES = 12
+"""Passes that the start may take, on top of those asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _operate(settings: ScaleSettings, kubeconfig: Path) -> list[operator.Sample]
         seed=settings.seed,
         tick_seconds=settings.tick_seconds,
         steady_passes=settings.passes,
-        start_passes=_START_PASSES,
+        most_passes=settings.passes + _START_PASSES,
         day_seconds=settings.day_seconds,
         core=settings.core,
     )

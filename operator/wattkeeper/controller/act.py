@@ -5,6 +5,7 @@ Looks at the live object again before it writes, and writes only if nobody else 
 
 import logging
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from wattkeeper.actuators import engine_args, power
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.conditions import ConditionType
 from wattkeeper.controller import note as notes
-from wattkeeper.controller.caps import PowerView
+from wattkeeper.controller.caps import Node, PowerView
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.kube import (
     JSON_PATCH,
@@ -28,6 +29,7 @@ from wattkeeper.controller.kube import (
     workload_path,
 )
 from wattkeeper.controller.resolve import Problem, Service, ServiceKey
+from wattkeeper.controller.writers import Writers
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.errors import PatchRefusedError
 
@@ -58,6 +60,17 @@ class CapsOutcome:
     moved: set[ServiceKey] = field(default_factory=set)
     """Services whose limits were written anew, not only renewed."""
     problems: dict[ServiceKey, Problem] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NodeChange:
+    """A write of one NodePowerCap."""
+
+    node: Node
+    wishes: tuple[CapWish, ...]
+    entries: list[dict[str, Any]]
+    moved: set[ServiceKey]
+    """Services whose values change; the others are renewed."""
 
 
 @dataclass(kw_only=True)
@@ -158,7 +171,7 @@ class Actor:
             return _failed(ConditionType.ROLLOUT, reason, error)
         return Outcome(done=True)
 
-    def set_caps(self, wishes: Sequence[CapWish], view: PowerView) -> CapsOutcome:
+    def set_caps(self, wishes: Sequence[CapWish], view: PowerView, writers: Writers) -> CapsOutcome:
         """Bring the NodePowerCaps to what is wished: at most one write per node, none where nothing changes."""
         outcome = CapsOutcome()
         by_node: dict[str, list[CapWish]] = defaultdict(list)
@@ -168,23 +181,33 @@ class Actor:
             for name in owned | wanted:
                 by_node[name].append(wish)
         with self._lock:
+            changes = []
             for name, group in by_node.items():
+                node = view.nodes.get(name)
                 live = [wish for wish in group if (wish.service.key, wish.service.uid) not in self._gone]
-                try:
-                    self._set_node(name, live, view, outcome)
-                except KubeConflictError:
-                    continue
-                except KubeError as error:
-                    for wish in live:
-                        outcome.problems[wish.service.key] = Problem(
-                            condition=ConditionType.POWER_ENFORCED, reason="CapNotWritten", message=str(error)
-                        )
+                change = self._change(node, live, view.now_seconds, outcome) if node is not None else None
+                if change is not None:
+                    changes.append(change)
+            writers.each(changes, lambda change: self._write_caps(change, outcome))
         return outcome
 
-    def _set_node(self, name: str, wishes: Sequence[CapWish], view: PowerView, outcome: CapsOutcome) -> None:
-        node = view.nodes.get(name)
-        if node is None:
-            return
+    def _change(
+        self, node: Node, wishes: Sequence[CapWish], now_seconds: float, outcome: CapsOutcome
+    ) -> _NodeChange | None:
+        """What to write on a node; None where nothing changes and no entry has to be renewed.
+
+        Nodes renew at different ages, so that those of a fleet do not come at once; and a node that is written is
+        renewed as a whole, so that its services do not come one by one.
+        """
+        draw = zlib.crc32(node.name.encode()) % 1024 / 1024
+        change = self._decide(node, wishes, now_seconds, outcome, renew_below=self.cap_ttl_seconds * (0.5 + draw / 4))
+        if change is None:
+            return None
+        return self._decide(node, wishes, now_seconds, outcome, renew_below=self.cap_ttl_seconds)
+
+    def _decide(
+        self, node: Node, wishes: Sequence[CapWish], now_seconds: float, outcome: CapsOutcome, *, renew_below: float
+    ) -> _NodeChange | None:
         entries = [entry.model_dump(by_alias=True, exclude_none=True) for entry in node.entries]
         # Only which GPUs there are: the agent clamps to the cards' bounds and says so in clamped.
         devices = [{"uuid": device.uuid} for device in node.devices]
@@ -197,25 +220,36 @@ class Actor:
                 watts=wish.watts,
                 clock_mhz=wish.clock_mhz,
                 owner=wish.service.owner,
-                now_seconds=view.now_seconds,
+                now_seconds=now_seconds,
                 ttl_seconds=self.cap_ttl_seconds,
+                renew_below_seconds=renew_below,
                 devices=devices,
             )
             if decision.conflicts:
                 outcome.problems[wish.service.key] = Problem(
                     condition=ConditionType.CONFLICT,
                     reason=decision.conflicts[0].reason,
-                    message=f"node {name}: {'; '.join(item.message for item in decision.conflicts)}",
+                    message=f"node {node.name}: {'; '.join(item.message for item in decision.conflicts)}",
                 )
             if decision.caps is not None:
                 entries, changed = decision.caps, True
                 if _values(entries, wish.service.owner) != before:
                     moved.add(wish.service.key)
-        if changed:
-            self.kube.patch(
-                node_power_cap_path(name), {"spec": {"caps": entries}}, resource_version=node.resource_version
-            )
-            outcome.moved |= moved
+        return _NodeChange(node=node, wishes=tuple(wishes), entries=entries, moved=moved) if changed else None
+
+    def _write_caps(self, change: _NodeChange, outcome: CapsOutcome) -> None:
+        path, version = node_power_cap_path(change.node.name), change.node.resource_version
+        try:
+            self.kube.patch(path, {"spec": {"caps": change.entries}}, resource_version=version)
+        except KubeConflictError:
+            return
+        except KubeError as error:
+            for wish in change.wishes:
+                outcome.problems[wish.service.key] = Problem(
+                    condition=ConditionType.POWER_ENFORCED, reason="CapNotWritten", message=str(error)
+                )
+            return
+        outcome.moved.update(change.moved)
 
     def ensure_nodes(self, names: Sequence[str], view: PowerView) -> None:
         """Create the NodePowerCap of nodes that have none, empty, for their agents to report in."""

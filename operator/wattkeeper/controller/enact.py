@@ -13,6 +13,7 @@ from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import Note, read_note
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.controller.writers import Writers
 from wattkeeper.domain.plan import Plan
 
 
@@ -21,6 +22,7 @@ class Enactor:
     """Takes actions through `actor`, and notes them in a service's state, its events and the metrics."""
 
     actor: Actor
+    writers: Writers
     recorder: Recorder
     metrics: OperatorMetrics
     settings: OperatorSettings
@@ -122,7 +124,7 @@ class Enactor:
             if entry.report is not None and entry.acting:
                 nodes |= entry.service.nodes
         self.actor.ensure_nodes(sorted(nodes), view)
-        outcome = self.actor.set_caps(wishes, view)
+        outcome = self.actor.set_caps(wishes, view, self.writers)
         for entry in entries:
             if entry.service.key in outcome.moved:
                 entry.state.last_cap_move = self.clock.now()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from wattkeeper.api.inference_service import Mode
+from wattkeeper.api.inference_service import InferenceServiceStatus, Mode
 from wattkeeper.controller import caps
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import ServiceState
@@ -23,6 +23,8 @@ class Entry:
     problems: list[Problem] = field(default_factory=list)
     failed: bool = False
     """True where a step failed in an unexpected way: the later steps leave the service alone, its caps are released."""
+    status: InferenceServiceStatus | None = None
+    """To be written; None where what is written still holds."""
 
     @property
     def acting(self) -> bool:

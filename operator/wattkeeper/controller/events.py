@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import threading
 from dataclasses import dataclass, field
 
 from wattkeeper.api.base import GROUP, VERSION
@@ -15,10 +16,12 @@ _REPEAT_SECONDS = 600.0
 
 @dataclass(kw_only=True)
 class Recorder:
-    """Writes events; the same one of a service is written again only after ten minutes."""
+    """Writes events; the same one of a service is written again only after ten minutes. Safe to use from threads."""
 
     kube: Kube
     _last: dict[tuple[ServiceKey, str, str], float] = field(default_factory=dict)
+    _tidied: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def normal(self, service: Service, reason: str, message: str, *, now: float) -> None:
         """Something worth knowing. `now` is wall time in seconds."""
@@ -34,16 +37,14 @@ class Recorder:
 
     def forget(self, key: ServiceKey) -> None:
         """Drop what is kept of a deleted service."""
-        self._last = {known: time for known, time in self._last.items() if known[0] != key}
+        with self._lock:
+            self._last = {known: time for known, time in self._last.items() if known[0] != key}
 
     def _write(
         self, service: Service, type_: str, reason: str, message: str, now: float, repeats: str | None = None
     ) -> None:
-        known = (service.key, reason, repeats or message)
-        if now - self._last.get(known, float("-inf")) < _REPEAT_SECONDS:
+        if not self._is_new((service.key, reason, repeats or message), now):
             return
-        self._last = {key: time for key, time in self._last.items() if now - time < _REPEAT_SECONDS}
-        self._last[known] = now
         digest = hashlib.sha256(f"{service.uid}{reason}{message}{now}".encode()).hexdigest()[:16]
         stamp = to_rfc3339(now)
         body: Object = {
@@ -69,3 +70,13 @@ class Recorder:
             self.kube.create(path_of("events", group="", version="v1", namespace=service.namespace), body)
         except KubeError as error:
             _log.warning("an event could not be written: %s", error)
+
+    def _is_new(self, known: tuple[ServiceKey, str, str], now: float) -> bool:
+        with self._lock:
+            if now - self._last.get(known, float("-inf")) < _REPEAT_SECONDS:
+                return False
+            if now - self._tidied >= _REPEAT_SECONDS:
+                self._last = {key: time for key, time in self._last.items() if now - time < _REPEAT_SECONDS}
+                self._tidied = now
+            self._last[known] = now
+            return True

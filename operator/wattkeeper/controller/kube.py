@@ -32,6 +32,8 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 20.0
 _WATCH_READ_SECONDS = 330.0
 _RETRIES = 3
+WRITERS = 8
+"""Writes that are under way at once."""
 _REST_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ def load_client(kubeconfig: str | None, context: str | None = None) -> client.Ap
                 config.load_kube_config(context=context, client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise KubeError(f"no access to a cluster: {error}. Give --kubeconfig, or run inside a pod") from error
+    # The client counts processors here; what matters is how many writers and Kopf's handlers wait at once.
+    configuration.connection_pool_maxsize = 2 * WRITERS
     configuration.retries = urllib3.Retry(total=0, connect=0, read=0, redirect=0)
     return client.ApiClient(configuration)
 

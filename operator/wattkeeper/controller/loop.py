@@ -30,6 +30,7 @@ from wattkeeper.controller.publish import Publisher
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
+from wattkeeper.controller.writers import Writers
 from wattkeeper.domain.errors import PatchRefusedError
 from wattkeeper.domain.plan import Plan, PlanReason, Target
 from wattkeeper.energy.model import EnergyModel
@@ -72,8 +73,10 @@ class FleetLoop:
             conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up,
             argument_hold_seconds=self.settings.argument_hold_seconds / self.settings.speed_up,
         )
+        self.writers = Writers()
         self.enactor = Enactor(
             actor=self.actor,
+            writers=self.writers,
             recorder=self.recorder,
             metrics=self.metrics,
             settings=self.settings,
@@ -97,6 +100,7 @@ class FleetLoop:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=30)
+        self.writers.close()
 
     def wake(self) -> None:
         """Tick soon: a service was created or changed."""
@@ -144,19 +148,24 @@ class FleetLoop:
         with self.stopwatch.step("plan"):
             self._together(entries, lambda group: self._plan(group, fleet_size=len(entries)), "planning")
         with self.stopwatch.step("act"):
-            self._each(entries, lambda entry: self._act(entry, wall), "acting")
+            self._each(entries, lambda entry: self._act(entry, wall), "acting", at_once=True)
             self.enactor.set_caps(entries, view)
         with self.stopwatch.step("status"):
-            self._each(entries, lambda entry: self._write_status(entry, wall), "writing status")
+            self._each(entries, lambda entry: self._build_status(entry, wall), "building status")
+            due = [entry for entry in entries if entry.status is not None]
+            self._each(due, lambda entry: self._write_status(entry, wall), "writing status", at_once=True)
             for body in bodies:
                 key = (body["metadata"]["namespace"], body["metadata"]["name"])
                 if key in invalid:
                     self.publisher.publish_invalid(body, invalid[key], wall=wall)
         self._export(entries)
 
-    def _each(self, entries: Sequence[Entry], step: Callable[[Entry], None], doing: str) -> None:
-        """A step for one service after the other; one that fails does not stop the others."""
-        for entry in entries:
+    def _each(
+        self, entries: Sequence[Entry], step: Callable[[Entry], None], doing: str, *, at_once: bool = False
+    ) -> None:
+        """A step for one service after the other, or side by side; one that fails does not stop the others."""
+
+        def attempt(entry: Entry) -> None:
             try:
                 step(entry)
             except Exception:
@@ -169,6 +178,12 @@ class FleetLoop:
                         message=f"{doing} failed in an unexpected way; the operator's log has the trace",
                     )
                 )
+
+        if at_once:
+            self.writers.each(entries, attempt)
+        else:
+            for entry in entries:
+                attempt(entry)
 
     def _together(self, entries: Sequence[Entry], step: Callable[[Sequence[Entry]], None], doing: str) -> None:
         """A step for the whole fleet in one call; where that fails, for each service alone."""
@@ -410,7 +425,7 @@ class FleetLoop:
 
     # 7 status
 
-    def _write_status(self, entry: Entry, wall: float) -> None:
+    def _build_status(self, entry: Entry, wall: float) -> None:
         service, state = entry.service, entry.state
         findings = status.Findings(
             service=service,
@@ -423,7 +438,11 @@ class FleetLoop:
         built = status.build(
             findings, state, now_text=to_rfc3339(wall), to_text=lambda time: to_rfc3339(self.clock.wall_time(time))
         )
-        self.publisher.publish(service, state, built, wall=wall)
+        entry.status = built if self.publisher.due(service, state, built, wall=wall) else None
+
+    def _write_status(self, entry: Entry, wall: float) -> None:
+        if entry.status is not None:
+            self.publisher.publish(entry.service, entry.state, entry.status, wall=wall)
 
     def _export(self, entries: Sequence[Entry]) -> None:
         modes = dict.fromkeys(Mode, 0)

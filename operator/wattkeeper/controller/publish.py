@@ -1,6 +1,7 @@
 """Writes status where it changed, and tells turns of conditions as events."""
 
 import logging
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,13 +37,27 @@ class Publisher:
     written: Callable[[], None]
     """Called after every write."""
     refresh_seconds: float
-    """Measured values alone are written at most this often (wall time)."""
+    """Measured values alone are written at most this often (wall time), and at the latest after twice as long.
+
+    When in between differs from write to write, so that those of a fleet do not come at once.
+    """
+
+    def due(self, service: Service, state: ServiceState, built: InferenceServiceStatus, *, wall: float) -> bool:
+        """True where `built` is worth writing. `wall` is the time now."""
+        before = state.written
+        if before is None or _steady(built, before) != _steady(before, before):
+            return True
+        draw = zlib.crc32(f"{service.uid} {state.written_at:.0f}".encode()) % 1024 / 1024
+        if wall - state.written_at < self.refresh_seconds * (1.0 + draw):
+            return False
+        timeless = built.model_copy(
+            update={"observed": built.observed.model_copy(update={"time": before.observed.time})}
+        )
+        return timeless != before
 
     def publish(self, service: Service, state: ServiceState, built: InferenceServiceStatus, *, wall: float) -> None:
-        """Write `built` where it is worth it. `wall` is the time now."""
+        """Write `built`. `wall` is the time now."""
         before = state.written
-        if before is not None and not self._worth_writing(before, built, wall - state.written_at):
-            return
         if self._patch(service.namespace, service.name, before, built):
             self._tell(service, before, built, wall)
             state.written, state.written_at = built, wall
@@ -63,14 +78,6 @@ class Publisher:
         after = before.model_copy(update=changes)
         if after != before:
             self._patch(meta["namespace"], meta["name"], before, after)
-
-    def _worth_writing(self, before: InferenceServiceStatus, after: InferenceServiceStatus, age: float) -> bool:
-        if _steady(after, before) != _steady(before, before):
-            return True
-        timeless = after.model_copy(
-            update={"observed": after.observed.model_copy(update={"time": before.observed.time})}
-        )
-        return age >= self.refresh_seconds and timeless != before
 
     def _patch(
         self, namespace: str, name: str, before: InferenceServiceStatus | None, after: InferenceServiceStatus

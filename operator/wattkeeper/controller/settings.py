@@ -24,7 +24,8 @@ class OperatorSettings:
     agent_max_age_seconds: float = 90.0
     """A node agent that has not reported for longer counts as absent."""
     observed_refresh_seconds: float = 60.0
-    """Measured values in status are refreshed at most this often unless something else changes."""
+    """Measured values in status are refreshed at most this often unless something else changes, and at the latest after
+    twice as long; when in between differs, so that the writes of a fleet do not come at once."""
     default_startup_seconds: float = 120.0
     """From asking for a replica until it serves, until it has been measured (decision time)."""
     rollout_deadline_seconds: float = 1800.0
