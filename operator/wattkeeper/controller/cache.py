@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,27 @@ _RELIST_SECONDS = 300
 _FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 1.0, 30.0
 
 
+def _slim_pod(pod: Object) -> None:
+    """Keep of a pod what is read of it: a cluster has many, and most of each is of no use here."""
+    _keep(pod["metadata"], "name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
+    _keep(pod["spec"], "nodeName", "containers")
+    for container in pod["spec"].get("containers") or ():
+        _keep(container, "name", "resources")
+    _keep(pod.get("status") or {}, "phase", "podIP", "conditions")
+
+
+def _slim_node(node: Object) -> None:
+    """Keep of a node what is read of it: the list of its images alone may be longer than all that."""
+    _keep(node["metadata"], "name", "uid", "resourceVersion", "labels")
+    _keep(node.get("spec") or {}, "unschedulable")
+    _keep(node.get("status") or {}, "allocatable", "addresses")
+
+
+def _keep(part: Object, *names: str) -> None:
+    for name in part.keys() - set(names):
+        del part[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind that is watched."""
@@ -33,6 +54,8 @@ class Kind:
     namespaced: bool = True
     optional: bool = False
     """True where the API may not be served (KEDA not installed) or not be readable (nodes, in a namespaced install)."""
+    slim: Callable[[Object], None] | None = None
+    """Drops from an object what nobody reads."""
 
 
 SERVICES = Kind(plural="inferenceservices", group=GROUP, version=VERSION)
@@ -40,8 +63,8 @@ PROFILES = Kind(plural="modelprofiles", group=GROUP, version=VERSION)
 POWER_CAPS = Kind(plural="nodepowercaps", group=GROUP, version=VERSION, namespaced=False, optional=True)
 DEPLOYMENTS = Kind(plural="deployments", group="apps", version="v1")
 STATEFUL_SETS = Kind(plural="statefulsets", group="apps", version="v1")
-PODS = Kind(plural="pods", group="", version="v1")
-NODES = Kind(plural="nodes", group="", version="v1", namespaced=False, optional=True)
+PODS = Kind(plural="pods", group="", version="v1", slim=_slim_pod)
+NODES = Kind(plural="nodes", group="", version="v1", namespaced=False, optional=True, slim=_slim_node)
 AUTOSCALERS = Kind(plural="horizontalpodautoscalers", group="autoscaling", version="v2")
 SCALED_OBJECTS = Kind(plural="scaledobjects", group="keda.sh", version="v1alpha1", optional=True)
 
@@ -54,19 +77,22 @@ class _Watched:
     def __init__(self, kube: Kube, kind: Kind, namespaces: Sequence[str]) -> None:
         scopes: Sequence[str | None] = namespaces if namespaces and kind.namespaced else (None,)
         self.version = 0
+        self._slim = kind.slim
         self.stopping = threading.Event()
         self._listed = [threading.Event() for _ in scopes]
         self.informers = []
         for scope, listed in zip(scopes, self._listed, strict=True):
             path = path_of(kind.plural, group=kind.group, version=kind.version, namespace=scope)
             informer = SharedInformer(
-                _patient(kube.list_function(path), listed, self.stopping, kind.plural), resync_period=_RELIST_SECONDS
+                _patient(kube.list_function(path), listed, self.stopping, kind), resync_period=_RELIST_SECONDS
             )
             for event in ("ADDED", "MODIFIED", "DELETED"):
                 informer.add_event_handler(event, self._changed)
             self.informers.append(informer)
 
-    def _changed(self, _: Object) -> None:
+    def _changed(self, body: Object) -> None:
+        if self._slim is not None:
+            self._slim(body)
         self.version += 1
 
     @property
@@ -85,8 +111,8 @@ class _Watched:
         return None
 
 
-def _patient(list_function: Any, listed: threading.Event, stopping: threading.Event, plural: str) -> Any:
-    """A list function that notes its first success, and that waits before it reports a failure.
+def _patient(list_function: Any, listed: threading.Event, stopping: threading.Event, kind: Kind) -> Any:
+    """A list function that notes its first success, slims what it lists, and waits before it reports a failure.
 
     The informer itself reconnects at once, which would storm an API server that is down.
     """
@@ -102,12 +128,15 @@ def _patient(list_function: Any, listed: threading.Event, stopping: threading.Ev
             result = list_function(**options)
         except (KubeError, urllib3.exceptions.HTTPError, OSError) as error:
             if not stopping.is_set():
-                _log.warning("%s cannot be watched, trying again in %.0f s: %s", plural, delay_seconds, error)
+                _log.warning("%s cannot be watched, trying again in %.0f s: %s", kind.plural, delay_seconds, error)
             stopping.wait(delay_seconds)
             delay_seconds = min(2 * delay_seconds, _LAST_DELAY_SECONDS)
             raise ApiException(status=0, reason=str(error)) from error
         delay_seconds = _FIRST_DELAY_SECONDS
         if not options.get("watch"):
+            if kind.slim is not None:
+                for item in result.items:
+                    kind.slim(item)
             listed.set()
         return result
 

@@ -19,6 +19,9 @@ from wattkeeper.planner.space import LeverSpace, lever_space
 from wattkeeper.planner.types import PlannerSettings, PlanRequest
 from wattkeeper.queueing import sla
 
+_LOT = 200
+"""Services searched together: enough to share the cost of every call, few enough to keep their candidates in memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
@@ -36,7 +39,11 @@ def plan(
     predict: SlaModel = sla.predict_fleet,
 ) -> list[Plan]:
     """One plan per request, in their order. Bad data of a service never raise: that service gets a safe plan."""
-    return [item.plan for item in examine(requests, energy=energy, settings=settings, predict=predict)]
+    plans: list[Plan] = []
+    for begin in range(0, len(requests), _LOT):
+        lot = requests[begin : begin + _LOT]
+        plans += [item.plan for item in examine(lot, energy=energy, settings=settings, predict=predict)]
+    return plans
 
 
 def examine(
