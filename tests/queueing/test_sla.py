@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -234,22 +233,3 @@ def test_answers_of_one_token():
     assert found.batch[0] == 0.0
     assert found.decode_tokens_per_second[0] == 0.0
     assert np.isfinite(found.ttft_seconds[0])
-
-
-def test_a_thousand_candidates_are_fast():
-    rng = np.random.default_rng(0)
-    size = 1000
-    candidates = cases.candidates(
-        rng.integers(1, 21, size),
-        clock_ratio=rng.choice([0.5, 0.7, 1.0], size),
-        cap=rng.choice([350.0, 500.0, np.nan], size),
-        max_num_seqs=rng.choice([64, 128, 256], size),
-        budget=rng.choice([512, 2048, 8192], size),
-    )
-    workload = cases.workload("conversation", 40.0, dispersion=2.0)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        check(cases.H100_8B, workload, candidates)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.1  # about 10 ms on an idle core

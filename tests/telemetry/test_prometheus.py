@@ -91,25 +91,25 @@ def test_a_refused_token_is_named(ask):
 
 def test_a_slow_query_times_out_alone(ask):
     def slow(path, headers):
-        time.sleep(0.8)
+        time.sleep(4.0)
         return EMPTY
 
     began = time.monotonic()
     snapshot = ask({"prefix_hits": slow}, timeout_seconds=0.3)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3.5
     assert snapshot.pods["team", "chat-0"].running == 2
     assert "query prefix_hits: no answer within 0.3 s" in snapshot.errors
 
 
 def test_a_hanging_prometheus_ends_within_twice_the_timeout(ask):
     def slow(path, headers):
-        time.sleep(0.7)
+        time.sleep(4.0)
         return EMPTY
 
     began = time.monotonic()
     with pytest.raises(TelemetryError, match="no answer within"):
         ask(every=slow, timeout_seconds=0.3)
-    assert time.monotonic() - began < 1.2
+    assert time.monotonic() - began < 3.5
 
 
 def test_a_prometheus_that_is_down_is_not_asked_on():
@@ -117,7 +117,7 @@ def test_a_prometheus_that_is_down_is_not_asked_on():
     began = time.monotonic()
     with pytest.raises(TelemetryError, match=r"127\.0\.0\.1.*no connection.*check the URL"):
         source.collect(0.0)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     source.close()
 
 
