@@ -1,0 +1,1 @@
+"""One vLLM replica as an exact discrete-event stepper, and the arrivals and lengths to drive it with."""

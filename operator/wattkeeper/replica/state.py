@@ -1,0 +1,198 @@
+"""State of one engine, and the rare iteration in which running requests compete for KV blocks or for the token budget.
+
+Nothing here grows with the length of an answer. Decoding sequences advance together, so what they hold follows from
+three sums: their number, their contexts, and how many contexts there are of each residue modulo the block size (only
+looked at where memory may be short). A request's place in time is `end`, the number of the iteration that yields its
+last token: its context is then `total - (end - iteration)`.
+"""
+
+import heapq
+import math
+from operator import mul
+
+from wattkeeper.physics import step as step_time
+from wattkeeper.replica.types import Activity, ReplicaConfig
+
+KEY_BITS = 32
+"""Completions are heap keys `end << KEY_BITS | index`; a key whose end is not the request's is void."""
+KEY_MASK = (1 << KEY_BITS) - 1
+
+
+class EngineState:
+    """Queues, batch and sums of one replica; lists have one entry per accepted request, in order of arrival."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self.config = config
+        self.now = 0.0
+        """End of the last iteration, or the time that an idle replica was advanced to, in seconds."""
+        self.idle_seconds = 0.0
+        d0, dt, dn, dkv, da = step_time.at_clock(config.iteration, config.clock_ratio)
+        self._coefficients = (float(d0), float(dt), float(dn), float(dkv), float(da))
+        # Requests.
+        self._arrival: list[float] = [math.inf]
+        self._target: list[int] = []
+        """Tokens to be in the KV cache before the next token can be sampled: the prompt, after a preemption more."""
+        self._total: list[int] = []
+        """Context when the last token is sampled."""
+        self._hit: list[int] = []
+        self._computed: list[int] = []
+        self._end: list[int] = []
+        self._first: list[float] = []
+        self._finish: list[float] = []
+        self._preempted: dict[int, int] = {}
+        # Queues.
+        self._head = 0
+        """The first request that was never admitted."""
+        self._front: list[int] = []
+        """Preempted requests; the last is the next to be admitted."""
+        self._order: list[int] = []
+        """Running requests in order of admission, finished ones not yet removed."""
+        self._partials: list[int] = []
+        self._partial_blocks = 0
+        self._running = 0
+        # Decoding sequences.
+        self._step = 0
+        self._decodes = 0
+        self._kv_tokens = 0
+        self._residues = [0] * config.block_size
+        self._ends: list[int] = []
+        size = config.block_size
+        self._padding = [[-(residue + offset) % size for residue in range(size)] for offset in range(size)]
+        """Unused slots of a sequence's last block, by offset (iteration modulo size) and residue."""
+        # Sums.
+        self._prefill_steps = 0
+        self._prefill_tokens = 0
+        self._products = 0.0
+        self._decode_tokens = 0
+        self._kv_read = 0
+        self._sequence_seconds = 0.0
+        self._kv_seconds = 0.0
+        self._squared = 0.0
+
+    @property
+    def activity(self) -> Activity:
+        """Sums since the start."""
+        return Activity(
+            span_seconds=self.now,
+            busy_seconds=self.now - self.idle_seconds,
+            steps=self._step,
+            prefill_steps=self._prefill_steps,
+            prefill_tokens=self._prefill_tokens,
+            attention_products=self._products,
+            decode_tokens=self._decode_tokens,
+            kv_read_tokens=self._kv_read,
+            sequence_seconds=self._sequence_seconds,
+            kv_token_seconds=self._kv_seconds,
+            step_seconds_squared=self._squared,
+            preemptions=sum(self._preempted.values()),
+        )
+
+    @property
+    def running(self) -> int:
+        """Requests admitted and not finished."""
+        return self._running
+
+    @property
+    def outstanding(self) -> int:
+        """Requests offered that are neither finished nor refused."""
+        return self._running + len(self._front) + len(self._target) - self._head
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use, in whole blocks, 0..1."""
+        return (self.decode_blocks(0) + self._partial_blocks) / self.config.kv_blocks
+
+    def decode_blocks(self, steps: int) -> int:
+        """Blocks that decoding sequences hold after `steps` more tokens each."""
+        size = self.config.block_size
+        unused: int = sum(map(mul, self._residues, self._padding[(self._step + steps) % size]))
+        return (self._kv_tokens + self._decodes * steps + unused) // size
+
+    def fitting_steps(self, wanted: int) -> int:
+        """How many of the wanted decode steps the free blocks allow where nothing else takes any."""
+        size, residues = self.config.block_size, self._residues
+        steps = min(wanted, max(0, (self.config.kv_blocks * size - self._kv_tokens) // self._decodes - size + 1))
+        free = self.config.kv_blocks - self.decode_blocks(steps)
+        while steps < wanted:
+            free -= residues[-(self._step + steps) % size]
+            if free < 0:
+                break
+            steps += 1
+        return steps
+
+    def serve_in_order(self, completed: list[int]) -> tuple[int, int, int, float]:
+        """One iteration's tokens, request by request in order of admission; where blocks run out the last is preempted.
+
+        For iterations in which the running requests want more KV blocks or tokens than there are; nothing is admitted
+        in them. Appends the requests whose prompt is now complete to `completed` and returns decoding sequences served,
+        KV tokens they read, prompt tokens and attention products.
+        """
+        config, size = self.config, self.config.block_size
+        limit = config.long_prefill_token_threshold or config.max_num_batched_tokens
+        order, partials = self._order, set(self._partials)
+        order[:] = [i for i in order if self._finish[i] < 0.0]
+        budget = config.max_num_batched_tokens
+        free = config.kv_blocks - self.decode_blocks(0) - self._partial_blocks
+        decodes = reads = tokens = served = 0
+        products = 0.0
+        while served < len(order) and budget > 0:
+            i = order[served]
+            have, chunk = self._total[i] - (self._end[i] - self._step), 1
+            if i in partials:
+                have = self._computed[i]
+                chunk = min(self._target[i] - have, budget, limit)
+            need = -(-(have + chunk) // size) - -(-have // size)
+            while need > free:
+                victim = order.pop()
+                free += self._preempt(victim)
+                if victim == i:
+                    break
+            else:
+                free -= need
+                budget -= chunk
+                served += 1
+                if i in partials:
+                    self._partial_blocks += need
+                    self._computed[i] += chunk
+                    tokens += chunk
+                    products += chunk * (have + 0.5 * chunk)
+                    if self._computed[i] == self._target[i]:
+                        self._partials.remove(i)
+                        completed.append(i)
+                else:
+                    decodes += 1
+                    reads += have + 1
+        for i in order[served:]:
+            if i not in partials:
+                self._delay(i)
+        return decodes, reads, tokens, products
+
+    def _delay(self, i: int) -> None:
+        """A decoding request gets no token in this iteration."""
+        size = self.config.block_size
+        base = self._total[i] - self._end[i]
+        self._residues[base % size] -= 1
+        self._residues[(base - 1) % size] += 1
+        self._end[i] += 1
+        heapq.heappush(self._ends, self._end[i] << KEY_BITS | i)
+
+    def _preempt(self, i: int) -> int:
+        """Take a running request's KV memory and put it in front of the queue; returns the blocks it held."""
+        size = self.config.block_size
+        if i in self._partials:
+            blocks = -(-self._computed[i] // size)
+            self._partials.remove(i)
+            self._partial_blocks -= blocks
+        else:
+            context = self._total[i] - (self._end[i] - self._step)
+            blocks = -(-context // size)
+            self._decodes -= 1
+            self._kv_tokens -= context
+            self._residues[(context - self._step) % size] -= 1
+            self._target[i] = context + 1
+            self._end[i] = -1
+        self._computed[i] = self._hit[i] = 0
+        self._running -= 1
+        self._preempted[i] = self._preempted.get(i, 0) + 1
+        self._front.append(i)
+        return blocks

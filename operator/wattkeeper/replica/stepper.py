@@ -1,0 +1,319 @@
+"""A vLLM V1 replica, stepped exactly: whole runs of identical iterations at once, everything else one by one.
+
+Scheduling, as vLLM's V1 engine does it: running requests are served first in order of admission (one token per decode,
+a chunk for a prompt under way), then waiting ones are admitted first come first served while the token budget, the
+admission limit and the free KV blocks last; the blocks must hold the whole prompt, and the first that does not fit
+blocks those behind it. Where a running request finds no block, the last admitted is preempted, loses its KV cache and
+waits in front to be computed again; nothing is admitted in that iteration. Prefix hits save prefill work but still take
+KV blocks of their own; a preempted request finds none.
+
+An iteration takes  d0 + dT tokens + dN decodes + dKV kv + dA sum(chunk (history + chunk / 2)),  with kv the contexts
+that decodes read, each one's new token included. With n decodes, nothing to prefill and nothing admissible, k
+iterations take
+
+    T(k) = k (d0 + dN n + dKV (kv + n)) + dKV n k (k - 1) / 2
+
+and k is the least of: iterations to the next completion, until KV blocks run out, until one ends at or after the next
+arrival (the root of a quadratic, corrected by one). While the head of the queue is blocked, arrivals end nothing.
+"""
+
+import math
+from heapq import heappop, heappush
+from operator import mul
+
+import numpy as np
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.replica.state import KEY_BITS, KEY_MASK, EngineState
+from wattkeeper.replica.types import BoolArray, IntArray, Outcome, ReplicaConfig, Requests
+
+
+class Replica(EngineState):
+    """One engine that can be fed and advanced bit by bit; requests are known by the index that `offer` returns."""
+
+    def __init__(self, config: ReplicaConfig, *, macro_steps: bool = True) -> None:
+        super().__init__(config)
+        self._longest = KEY_MASK if macro_steps else 1
+
+    def offer(self, *, arrival_seconds: float, prompt_tokens: int, output_tokens: int, hit_tokens: int = 0) -> int:
+        """Send a request that arrives no earlier than those sent before; its index, or -1 where it can never run.
+
+        An arrival before `now` waits until the iteration under way has ended, as it would in an engine.
+        """
+        times = self._arrival
+        if not (times[-2] if len(times) > 1 else 0.0) <= arrival_seconds < math.inf:
+            raise ValueError(f"a request at {arrival_seconds} s: arrivals must be finite and ascend")
+        if prompt_tokens < 1 or output_tokens < 1 or hit_tokens < 0:
+            raise ValueError(f"a request of {prompt_tokens} + {output_tokens} tokens, {hit_tokens} of them cached")
+        config = self.config
+        output_tokens = min(output_tokens, config.longest_context + 1 - prompt_tokens)
+        total = prompt_tokens + output_tokens - 1
+        if output_tokens < 1 or total > config.largest_footprint:
+            return -1
+        size = config.block_size
+        times[-1] = arrival_seconds
+        times.append(math.inf)
+        self._target.append(prompt_tokens)
+        self._total.append(total)
+        self._hit.append(min(hit_tokens, prompt_tokens - 1) // size * size)
+        self._computed.append(0)
+        self._end.append(-1)
+        self._first.append(-1.0)
+        self._finish.append(-1.0)
+        return len(self._target) - 1
+
+    def load(self, requests: Requests) -> tuple[IntArray, BoolArray]:
+        """Send many requests to a replica that has none; the tokens that each will be answered, and which can run."""
+        if self._target:
+            raise ValueError("this replica has requests: send further ones through `offer`")
+        config, prompts = self.config, requests.prompt_tokens
+        outputs = np.minimum(requests.output_tokens, config.longest_context + 1 - prompts)
+        accepted = (outputs >= 1) & (prompts + outputs - 1 <= config.largest_footprint)
+        self._arrival[:0] = requests.arrival_seconds[accepted].tolist()
+        prompts = prompts[accepted]
+        count = len(prompts)
+        self._target.extend(prompts.tolist())
+        self._total.extend((prompts + outputs[accepted] - 1).tolist())
+        if requests.hit_tokens is None:
+            self._hit.extend([0] * count)
+        else:
+            hits = np.minimum(requests.hit_tokens[accepted], prompts - 1) // config.block_size * config.block_size
+            self._hit.extend(hits.tolist())
+        self._computed.extend([0] * count)
+        self._end.extend([-1] * count)
+        self._first.extend([-1.0] * count)
+        self._finish.extend([-1.0] * count)
+        return outputs, accepted
+
+    def first_token_seconds(self, index: int) -> float | None:
+        """When a request's first token was sampled; None: not yet."""
+        return None if self._first[index] < 0.0 else self._first[index]
+
+    def finish_seconds(self, index: int) -> float | None:
+        """When a request's last token was sampled; None: not yet."""
+        return None if self._finish[index] < 0.0 else self._finish[index]
+
+    def preemptions(self, index: int) -> int:
+        """How often a request was preempted."""
+        return self._preempted.get(index, 0)
+
+    def outcome(self, arrivals: FloatArray, outputs: IntArray, accepted: BoolArray) -> Outcome:
+        """What became of the requests that were loaded, in their order."""
+        times = np.full((2, len(accepted)), np.nan)
+        times[:, accepted] = [self._first, self._finish]
+        times[times < 0.0] = np.nan
+        preemptions = np.zeros(np.count_nonzero(accepted), dtype=np.int64)
+        preemptions[list(self._preempted)] = list(self._preempted.values())
+        counts = np.zeros(len(accepted), dtype=np.int64)
+        counts[accepted] = preemptions
+        return Outcome(
+            arrival_seconds=arrivals,
+            output_tokens=outputs,
+            first_token_seconds=times[0],
+            finish_seconds=times[1],
+            preemptions=counts,
+            refused=~accepted,
+            front_end_seconds=self.config.front_end_seconds,
+            activity=self.activity,
+        )
+
+    def advance(self, until: float) -> None:  # noqa: C901 - one loop over local variables: all time is spent here
+        """Run every iteration that starts before `until` (inf: all); `now` may end up later by part of an iteration."""
+        config = self.config
+        size, slots, batched = config.block_size, config.max_num_seqs, config.max_num_batched_tokens
+        blocks, watermark, chunked = config.kv_blocks, config.watermark_blocks, config.chunked_prefill
+        limit, interleaved = config.long_prefill_token_threshold or batched, config.long_prefill_token_threshold > 0
+        capacity = blocks * size
+        d0, dt, dn, dkv, da = self._coefficients
+        longest = self._longest
+        arrival, target, total, hit, computed = self._arrival, self._target, self._total, self._hit, self._computed
+        end, first, finish, order, front = self._end, self._first, self._finish, self._order, self._front
+        partials, residues, ends, padding = self._partials, self._residues, self._ends, self._padding
+        now, step, head, running, held = self.now, self._step, self._head, self._running, self._partial_blocks
+        decodes, kv, idle = self._decodes, self._kv_tokens, self.idle_seconds
+        prefill_steps, prefill_tokens, all_products = self._prefill_steps, self._prefill_tokens, self._products
+        decode_tokens, kv_read, sequence_seconds = self._decode_tokens, self._kv_read, self._sequence_seconds
+        kv_seconds, squared = self._kv_seconds, self._squared
+        completed: list[int] = []
+        chunks: list[int] = []
+        while now < until:
+            tokens, products, contended, stop = 0, 0.0, False, until
+            budget = batched - decodes
+            # Blocks free once every decode has its next token: a lower bound until it matters.
+            free, exact = (capacity - kv - decodes * size) // size - held, False
+            if partials:
+                needed = 0
+                for i in partials:
+                    have = computed[i]
+                    chunk = min(target[i] - have, limit)
+                    if chunk > budget:
+                        chunk, contended = budget, interleaved
+                    budget -= chunk
+                    needed += (have + chunk + size - 1) // size - (have + size - 1) // size
+                    chunks.append(chunk)
+                if needed > free:
+                    used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
+                    free, exact = blocks - used // size - held, True
+                    contended = contended or needed > free
+                if not contended:
+                    free -= needed
+                    held += needed
+                    for i, chunk in zip(partials, chunks, strict=True):
+                        have = computed[i]
+                        tokens += chunk
+                        products += chunk * (have + 0.5 * chunk)
+                        computed[i] = have = have + chunk
+                        if have == target[i]:
+                            completed.append(i)
+                    for i in completed:
+                        partials.remove(i)
+                chunks.clear()
+            if running < slots and not contended:
+                while budget:
+                    if front:
+                        i = front[-1]
+                    elif arrival[head] <= now:
+                        i = head
+                    else:
+                        stop = min(until, arrival[head])
+                        break
+                    goal = target[i]
+                    need = (goal + size - 1) // size
+                    if need + watermark > free and (running or need > free):
+                        if not exact:
+                            used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
+                            free, exact = blocks - used // size - held, True
+                        if need + watermark > free and (running or need > free):
+                            break
+                    have = hit[i]
+                    chunk = goal - have
+                    if chunk > limit:
+                        chunk = limit
+                    if chunk > budget:
+                        if not chunked:
+                            break
+                        chunk = budget
+                    if front:
+                        front.pop()
+                    else:
+                        head += 1
+                    order.append(i)
+                    running += 1
+                    budget -= chunk
+                    tokens += chunk
+                    products += chunk * (have + 0.5 * chunk)
+                    have += chunk
+                    if have == goal:
+                        completed.append(i)
+                    else:
+                        computed[i] = have
+                        partials.append(i)
+                        need = (have + size - 1) // size
+                    held += need
+                    free -= need
+                    if running == slots:
+                        break
+            steps, served, reads = 1, decodes, kv + decodes
+            if not tokens and not contended:
+                if not decodes:
+                    if stop == math.inf:
+                        break
+                    idle += stop - now
+                    now = stop
+                    continue
+                key = ends[0]
+                while end[key & KEY_MASK] != key >> KEY_BITS:
+                    heappop(ends)
+                    key = ends[0]
+                steps = min((key >> KEY_BITS) - step, longest)
+                if kv + decodes * (steps + size - 1) > capacity:
+                    self._step, self._kv_tokens, self._decodes = step, kv, decodes
+                    steps = self.fitting_steps(steps)
+                    contended = steps == 0
+            if contended:
+                self._step, self._kv_tokens, self._decodes = step, kv, decodes
+                self._running, self._partial_blocks = running, held
+                steps, served, reads, tokens, products = 1, *self.serve_in_order(completed)
+                decodes, kv, running, held = self._decodes, self._kv_tokens, self._running, self._partial_blocks
+            own = d0 + dn * served
+            base = own + dkv * reads
+            if tokens or contended:
+                seconds = base + dt * tokens + da * products
+                prefill_steps += tokens > 0
+                prefill_tokens += tokens
+                all_products += products
+                kv_read += reads
+                kv_seconds += reads * seconds
+                squared += seconds * seconds
+            else:
+                # The first iteration takes `base`, each further one `growth` more.
+                growth = dkv * served
+                pairs = steps * (steps - 1) // 2
+                seconds = steps * base + growth * pairs
+                span = stop - now
+                if seconds > span and steps > 1:
+                    linear = base - 0.5 * growth
+                    steps = int(2.0 * span / (linear + math.sqrt(linear * linear + 2.0 * growth * span))) + 1
+                    pairs = steps * (steps - 1) // 2
+                    seconds = steps * base + growth * pairs
+                    while seconds < span:
+                        seconds += base + growth * steps
+                        pairs += steps
+                        steps += 1
+                    while steps > 1 and seconds - base - growth * (steps - 1) >= span:
+                        steps -= 1
+                        pairs -= steps
+                        seconds = steps * base + growth * pairs
+                read = steps * reads + served * pairs
+                over_time = base * read + growth * (reads * pairs + served * pairs * (2 * steps - 1) / 3.0)
+                kv_read += read
+                kv_seconds += over_time
+                squared += own * seconds + dkv * over_time
+            now += seconds
+            step += steps
+            kv += served * steps
+            decode_tokens += served * steps
+            sequence_seconds += served * seconds
+            bound = (step + 1) << KEY_BITS
+            while ends and ends[0] < bound:
+                key = heappop(ends)
+                i = key & KEY_MASK
+                if end[i] == key >> KEY_BITS:
+                    finish[i] = now
+                    context = total[i]
+                    decodes -= 1
+                    running -= 1
+                    kv -= context
+                    residues[(context - step) % size] -= 1
+            if completed:
+                for i in completed:
+                    if first[i] < 0.0:
+                        first[i] = now
+                    context, last = target[i], total[i]
+                    held -= (context + size - 1) // size
+                    if context == last:
+                        finish[i] = now
+                        running -= 1
+                    else:
+                        decodes += 1
+                        kv += context
+                        residues[(context - step) % size] += 1
+                        end[i] = done = step + last - context
+                        heappush(ends, done << KEY_BITS | i)
+                completed.clear()
+        self.now, self._step, self._head, self._running, self._partial_blocks = now, step, head, running, held
+        self._decodes, self._kv_tokens, self.idle_seconds = decodes, kv, idle
+        self._prefill_steps, self._prefill_tokens, self._products = prefill_steps, prefill_tokens, all_products
+        self._decode_tokens, self._kv_read, self._sequence_seconds = decode_tokens, kv_read, sequence_seconds
+        self._kv_seconds, self._squared = kv_seconds, squared
+
+
+def simulate(config: ReplicaConfig, requests: Requests, *, macro_steps: bool = True) -> Outcome:
+    """Serve all requests to the end.
+
+    `macro_steps=False` runs every iteration by itself: the same result to rounding, for checks and for comparison.
+    """
+    replica = Replica(config, macro_steps=macro_steps)
+    outputs, accepted = replica.load(requests)
+    replica.advance(math.inf)
+    return replica.outcome(requests.arrival_seconds, outputs, accepted)
