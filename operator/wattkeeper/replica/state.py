@@ -67,14 +67,18 @@ class EngineState:
         self._kv_read = 0
         self._sequence_seconds = 0.0
         self._kv_seconds = 0.0
-        self._squared = 0.0
+        self._prefill_squared = 0.0
+        """Sum over iterations of their length times the part of it that prefill took, in seconds squared."""
 
     @property
     def activity(self) -> Activity:
         """Sums since the start."""
+        d0, _, dn, dkv, _ = self._coefficients
+        busy = self.now - self.idle_seconds
+        decode_squared = d0 * busy + dn * self._sequence_seconds + dkv * self._kv_seconds
         return Activity(
             span_seconds=self.now,
-            busy_seconds=self.now - self.idle_seconds,
+            busy_seconds=busy,
             steps=self._step,
             prefill_steps=self._prefill_steps,
             prefill_tokens=self._prefill_tokens,
@@ -83,7 +87,7 @@ class EngineState:
             kv_read_tokens=self._kv_read,
             sequence_seconds=self._sequence_seconds,
             kv_token_seconds=self._kv_seconds,
-            step_seconds_squared=self._squared,
+            step_seconds_squared=decode_squared + self._prefill_squared,
             preemptions=sum(self._preempted.values()),
         )
 
@@ -111,6 +115,8 @@ class EngineState:
     def fitting_steps(self, wanted: int) -> int:
         """How many of the wanted decode steps the free blocks allow where nothing else takes any."""
         size, residues = self.config.block_size, self._residues
+        if self.decode_blocks(wanted) <= self.config.kv_blocks:
+            return wanted
         steps = min(wanted, max(0, (self.config.kv_blocks * size - self._kv_tokens) // self._decodes - size + 1))
         free = self.config.kv_blocks - self.decode_blocks(steps)
         while steps < wanted:

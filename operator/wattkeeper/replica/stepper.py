@@ -133,15 +133,16 @@ class Replica(EngineState):
         decodes, kv, idle = self._decodes, self._kv_tokens, self.idle_seconds
         prefill_steps, prefill_tokens, all_products = self._prefill_steps, self._prefill_tokens, self._products
         decode_tokens, kv_read, sequence_seconds = self._decode_tokens, self._kv_read, self._sequence_seconds
-        kv_seconds, squared = self._kv_seconds, self._squared
+        kv_seconds, prefill_squared = self._kv_seconds, self._prefill_squared
+        voids = len(ends) > decodes
         completed: list[int] = []
         chunks: list[int] = []
         while now < until:
             tokens, products, contended, stop = 0, 0.0, False, until
             budget = batched - decodes
-            # Blocks free once every decode has its next token: a lower bound until it matters.
-            free, exact = (capacity - kv - decodes * size) // size - held, False
             if partials:
+                # Blocks free once every decode has its next token: a lower bound until it matters.
+                free, exact = (capacity - kv - decodes * size) // size - held, False
                 needed = 0
                 for i in partials:
                     have = computed[i]
@@ -168,14 +169,17 @@ class Replica(EngineState):
                     for i in completed:
                         partials.remove(i)
                 chunks.clear()
-            if running < slots and not contended:
+            if running >= slots or contended:
+                pass
+            elif front or arrival[head] <= now:
+                if not partials and not tokens:
+                    free, exact = (capacity - kv - decodes * size) // size - held, False
                 while budget:
                     if front:
                         i = front[-1]
                     elif arrival[head] <= now:
                         i = head
                     else:
-                        stop = min(until, arrival[head])
                         break
                     goal = target[i]
                     need = (goal + size - 1) // size
@@ -213,6 +217,8 @@ class Replica(EngineState):
                     free -= need
                     if running == slots:
                         break
+            elif arrival[head] < until:
+                stop = arrival[head]
             steps, served, reads = 1, decodes, kv + decodes
             if not tokens and not contended:
                 if not decodes:
@@ -221,11 +227,12 @@ class Replica(EngineState):
                     idle += stop - now
                     now = stop
                     continue
-                key = ends[0]
-                while end[key & KEY_MASK] != key >> KEY_BITS:
-                    heappop(ends)
-                    key = ends[0]
-                steps = min((key >> KEY_BITS) - step, longest)
+                if voids:
+                    while end[ends[0] & KEY_MASK] != ends[0] >> KEY_BITS:
+                        heappop(ends)
+                steps = (ends[0] >> KEY_BITS) - step
+                if steps > longest:
+                    steps = longest
                 if kv + decodes * (steps + size - 1) > capacity:
                     self._step, self._kv_tokens, self._decodes = step, kv, decodes
                     steps = self.fitting_steps(steps)
@@ -235,16 +242,16 @@ class Replica(EngineState):
                 self._running, self._partial_blocks = running, held
                 steps, served, reads, tokens, products = 1, *self.serve_in_order(completed)
                 decodes, kv, running, held = self._decodes, self._kv_tokens, self._running, self._partial_blocks
-            own = d0 + dn * served
-            base = own + dkv * reads
+                voids = True
+            base = d0 + dn * served + dkv * reads
             if tokens or contended:
                 seconds = base + dt * tokens + da * products
-                prefill_steps += tokens > 0
+                prefill_steps += 1 if tokens else 0
                 prefill_tokens += tokens
                 all_products += products
                 kv_read += reads
                 kv_seconds += reads * seconds
-                squared += seconds * seconds
+                prefill_squared += (seconds - base) * seconds
             else:
                 # The first iteration takes `base`, each further one `growth` more.
                 growth = dkv * served
@@ -264,21 +271,20 @@ class Replica(EngineState):
                         steps -= 1
                         pairs -= steps
                         seconds = steps * base + growth * pairs
-                read = steps * reads + served * pairs
-                over_time = base * read + growth * (reads * pairs + served * pairs * (2 * steps - 1) / 3.0)
-                kv_read += read
-                kv_seconds += over_time
-                squared += own * seconds + dkv * over_time
+                total_reads = steps * reads + served * pairs
+                kv_read += total_reads
+                kv_seconds += base * total_reads + growth * pairs * (reads + served * (2 * steps - 1) / 3.0)
             now += seconds
             step += steps
-            kv += served * steps
-            decode_tokens += served * steps
+            gained = served * steps
+            kv += gained
+            decode_tokens += gained
             sequence_seconds += served * seconds
             bound = (step + 1) << KEY_BITS
             while ends and ends[0] < bound:
                 key = heappop(ends)
                 i = key & KEY_MASK
-                if end[i] == key >> KEY_BITS:
+                if not voids or end[i] == key >> KEY_BITS:
                     finish[i] = now
                     context = total[i]
                     decodes -= 1
@@ -305,7 +311,7 @@ class Replica(EngineState):
         self._decodes, self._kv_tokens, self.idle_seconds = decodes, kv, idle
         self._prefill_steps, self._prefill_tokens, self._products = prefill_steps, prefill_tokens, all_products
         self._decode_tokens, self._kv_read, self._sequence_seconds = decode_tokens, kv_read, sequence_seconds
-        self._kv_seconds, self._squared = kv_seconds, squared
+        self._kv_seconds, self._prefill_squared = kv_seconds, prefill_squared
 
 
 def simulate(config: ReplicaConfig, requests: Requests, *, macro_steps: bool = True) -> Outcome:
