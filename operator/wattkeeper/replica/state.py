@@ -1,4 +1,4 @@
-"""State of one engine, and the rare iteration in which running requests compete for KV blocks or for the token budget.
+"""State of one engine, and the rare iteration in which running requests compete for KV blocks.
 
 Nothing here grows with the length of an answer. Decoding sequences advance together, so what they hold follows from
 three sums: their number, their contexts, and how many contexts there are of each residue modulo the block size (only
@@ -6,7 +6,6 @@ looked at where memory may be short). A request's place in time is `end`, the nu
 last token: its context is then `total - (end - iteration)`.
 """
 
-import heapq
 import math
 from operator import mul
 
@@ -129,9 +128,10 @@ class EngineState:
     def serve_in_order(self, completed: list[int]) -> tuple[int, int, int, float]:
         """One iteration's tokens, request by request in order of admission; where blocks run out the last is preempted.
 
-        For iterations in which the running requests want more KV blocks or tokens than there are; nothing is admitted
-        in them. Appends the requests whose prompt is now complete to `completed` and returns decoding sequences served,
-        KV tokens they read, prompt tokens and attention products.
+        For iterations in which the running requests want more KV blocks than there are; nothing is admitted in them.
+        The token budget always reaches the last one: it was met when that one was admitted, and what those before it
+        want only shrinks. Appends the requests whose prompt is now complete to `completed` and returns decoding
+        sequences served, KV tokens they read, prompt tokens and attention products.
         """
         config, size = self.config, self.config.block_size
         limit = config.long_prefill_token_threshold or config.max_num_batched_tokens
@@ -141,7 +141,7 @@ class EngineState:
         free = config.kv_blocks - self.decode_blocks(0) - self._partial_blocks
         decodes = reads = tokens = served = 0
         products = 0.0
-        while served < len(order) and budget > 0:
+        while served < len(order):
             i = order[served]
             have, chunk = self._total[i] - (self._end[i] - self._step), 1
             if i in partials:
@@ -168,19 +168,7 @@ class EngineState:
                 else:
                     decodes += 1
                     reads += have + 1
-        for i in order[served:]:
-            if i not in partials:
-                self._delay(i)
         return decodes, reads, tokens, products
-
-    def _delay(self, i: int) -> None:
-        """A decoding request gets no token in this iteration."""
-        size = self.config.block_size
-        base = self._total[i] - self._end[i]
-        self._residues[base % size] -= 1
-        self._residues[(base - 1) % size] += 1
-        self._end[i] += 1
-        heapq.heappush(self._ends, self._end[i] << KEY_BITS | i)
 
     def _preempt(self, i: int) -> int:
         """Take a running request's KV memory and put it in front of the queue; returns the blocks it held."""

@@ -122,7 +122,7 @@ class Replica(EngineState):
         config = self.config
         size, slots, batched = config.block_size, config.max_num_seqs, config.max_num_batched_tokens
         blocks, watermark, chunked = config.kv_blocks, config.watermark_blocks, config.chunked_prefill
-        limit, interleaved = config.long_prefill_token_threshold or batched, config.long_prefill_token_threshold > 0
+        limit = config.long_prefill_token_threshold or batched
         capacity = blocks * size
         d0, dt, dn, dkv, da = self._coefficients
         longest = self._longest
@@ -146,16 +146,14 @@ class Replica(EngineState):
                 needed = 0
                 for i in partials:
                     have = computed[i]
-                    chunk = min(target[i] - have, limit)
-                    if chunk > budget:
-                        chunk, contended = budget, interleaved
+                    chunk = min(target[i] - have, limit, budget)
                     budget -= chunk
                     needed += (have + chunk + size - 1) // size - (have + size - 1) // size
                     chunks.append(chunk)
                 if needed > free:
                     used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
                     free, exact = blocks - used // size - held, True
-                    contended = contended or needed > free
+                    contended = needed > free
                 if not contended:
                     free -= needed
                     held += needed
