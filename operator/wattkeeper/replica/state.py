@@ -133,42 +133,39 @@ class EngineState:
         want only shrinks. Appends the requests whose prompt is now complete to `completed` and returns decoding
         sequences served, KV tokens they read, prompt tokens and attention products.
         """
-        config, size = self.config, self.config.block_size
+        config, size, step = self.config, self.config.block_size, self._step
         limit = config.long_prefill_token_threshold or config.max_num_batched_tokens
-        order, partials = self._order, set(self._partials)
+        order, partials, total, end = self._order, set(self._partials), self._total, self._end
         order[:] = [i for i in order if self._finish[i] < 0.0]
-        budget = config.max_num_batched_tokens
+        wanting = [k for k, i in enumerate(order) if i in partials or (total[i] - end[i] + step) % size == 0]
         free = config.kv_blocks - self.decode_blocks(0) - self._partial_blocks
-        decodes = reads = tokens = served = 0
-        products = 0.0
-        while served < len(order):
-            i = order[served]
-            have, chunk = self._total[i] - (self._end[i] - self._step), 1
+        tokens, prompts, products = 0, 0, 0.0
+        for place in wanting:
+            if place >= len(order):
+                break
+            i = order[place]
             if i in partials:
                 have = self._computed[i]
-                chunk = min(self._target[i] - have, budget, limit)
-            need = -(-(have + chunk) // size) - -(-have // size)
-            while need > free:
-                victim = order.pop()
-                free += self._preempt(victim)
-                if victim == i:
-                    break
+                decodes_before = place - prompts
+                chunk = min(self._target[i] - have, limit, config.max_num_batched_tokens - decodes_before - tokens)
+                need = -(-(have + chunk) // size) - -(-have // size)
             else:
-                free -= need
-                budget -= chunk
-                served += 1
-                if i in partials:
-                    self._partial_blocks += need
-                    self._computed[i] += chunk
-                    tokens += chunk
-                    products += chunk * (have + 0.5 * chunk)
-                    if self._computed[i] == self._target[i]:
-                        self._partials.remove(i)
-                        completed.append(i)
-                else:
-                    decodes += 1
-                    reads += have + 1
-        return decodes, reads, tokens, products
+                need = 1
+            while need > free and place < len(order):
+                free += self._preempt(order.pop())
+            if place >= len(order):
+                break
+            free -= need
+            if i in partials:
+                self._partial_blocks += need
+                self._computed[i] = have + chunk
+                tokens += chunk
+                prompts += 1
+                products += chunk * (have + 0.5 * chunk)
+                if have + chunk == self._target[i]:
+                    self._partials.remove(i)
+                    completed.append(i)
+        return self._decodes, self._kv_tokens + self._decodes, tokens, products
 
     def _preempt(self, i: int) -> int:
         """Take a running request's KV memory and put it in front of the queue; returns the blocks it held."""
