@@ -155,14 +155,15 @@ class Load:
         if cause not in (Cause.NONE, Cause.IDLE):
             return _load(cause, (0.0,) * 7)
         rate = workload.requests_per_second / replicas
-        request = traits.of(workload)
+        request = traits.of([workload], [1])
+        kv_integral = float(request.kv_integral[0])
         per_request = (
             1.0,
-            request.computed_mean,
-            request.steps_mean,
-            request.kv_integral,
-            request.kv_integral + request.prompt_mean,
-            request.products_mean,
+            float(request.computed_mean[0]),
+            float(request.steps_mean[0]),
+            kv_integral,
+            kv_integral + float(request.prompt_mean[0]),
+            float(request.products_mean[0]),
         )
         longest = _longest(workload.prompt) + max(_longest(workload.output) - 1.0, 0.0)
         return _load(cause, (*(rate * each for each in per_request), longest))
