@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wattkeeper.domain.workload import LengthDistribution
+from wattkeeper.domain.workload import LengthDistribution, Workload
 from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.queueing import capacity, traits
 from wattkeeper.queueing.types import Candidates
@@ -40,7 +40,7 @@ def compared(kind, seqs, budget, kv):
     prompts, outputs = (shuffled(lengths, max(3000, 12 * seqs), rng) for lengths in (prompt, output))
     config = ReplicaConfig(iteration=A100_7B, max_num_seqs=seqs, max_num_batched_tokens=budget, kv_blocks=kv // 16)
     simulated = saturation(config, prompt_tokens=prompts, output_tokens=outputs)
-    moments = traits.traits(prompt, output, 0.0)
+    moments = traits.of([Workload(requests_per_second=1.0, prompt=prompt, output=output)], [1])
     candidate = Candidates(
         replicas=np.ones(1),
         power_cap_watts=np.full(1, np.nan),
