@@ -24,7 +24,7 @@ def test_every_service_is_measured_and_kept(small):
     assert (small.services, small.pods, small.nodes) == (20, 40, 8)
     assert small.observed_services == 20
     assert small.failed_passes == 0
-    assert small.steady_passes == 6
+    assert small.steady_passes >= 6  # one more may end before the operator is told to stop
     assert small.core == 0
 
 
