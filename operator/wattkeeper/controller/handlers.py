@@ -74,4 +74,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.posting.enabled = False  # events are written by the loop: few, and not repeated
+    # By default all objects are handled at once: a thousand connections when the operator starts. A worker keeps its
+    # place for as long as it idles, so that must be short.
+    settings.queueing.worker_limit = 50
+    settings.queueing.idle_timeout = 0.5
     settings.execution.max_workers = 4  # handlers only wait for single API calls

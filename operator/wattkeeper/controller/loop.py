@@ -5,6 +5,7 @@ and act; 7 write status where it changed. What goes wrong with one service becom
 go on.
 """
 
+import itertools
 import logging
 import threading
 import zlib
@@ -41,6 +42,7 @@ from wattkeeper.telemetry.observe import observe
 
 _log = logging.getLogger(__name__)
 
+_TIDY_PASSES = 20
 _GUARDS = (PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION)
 
 
@@ -59,6 +61,8 @@ class FleetLoop:
     metrics: OperatorMetrics
     on_pass: Callable[[Pass], None] | None = None
     """Called in the loop's thread after every pass."""
+    tidy: Callable[[], None] | None = None
+    """Called in the loop's thread now and then, between two passes."""
     states: dict[ServiceKey, ServiceState] = field(default_factory=dict)
     _uids: dict[ServiceKey, str] = field(default_factory=dict)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -107,7 +111,11 @@ class FleetLoop:
         self._wake.set()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        for number in itertools.count():
+            if self._stopping.is_set():
+                return
+            if self.tidy is not None and number % _TIDY_PASSES == 0:
+                self.tidy()
             self.stopwatch.start()
             failed = False
             try:

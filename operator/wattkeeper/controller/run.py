@@ -12,7 +12,7 @@ import kopf
 from kubernetes import client
 
 from wattkeeper.api.inference_service import MetricsSourceKind
-from wattkeeper.controller import handlers
+from wattkeeper.controller import garbage, handlers
 from wattkeeper.controller.act import Actor
 from wattkeeper.controller.cache import ClusterCache
 from wattkeeper.controller.clock import Clock
@@ -104,6 +104,7 @@ class Operator:
                 if not leadership.acquire(stopping):
                     return
                 leadership.keep(on_lost=_leave_at_once)
+            self.loop.tidy = garbage.tidy
             self.start()
             _log.info("keeping %s", ", ".join(self.options.settings.namespaces) or "all namespaces")
             asyncio.run(self._run_kopf(stopping))

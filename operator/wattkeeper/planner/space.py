@@ -4,6 +4,7 @@ Engine rules follow vLLM's own start-up validation: the token budget may not be 
 `max_model_len` without chunked prefill. Where an argument is not set, vLLM's default for the card applies.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -73,9 +74,7 @@ class LeverSpace:
         The levers are taken one at a time: a GPU runs at the lower of its lock and the clock its cap leaves, so a pair
         of both does nothing that one of them does not do at the same load.
         """
-        caps = [Power(cap_watts=v, clock_mhz=self.full_power.clock_mhz) for v in _spread(self.caps_watts, points)]
-        clocks = [Power(cap_watts=self.full_power.cap_watts, clock_mhz=v) for v in _spread(self.clocks_mhz, points)]
-        return [self.full_power, *caps, *clocks]
+        return list(_one_at_a_time(self.full_power, self.caps_watts, self.clocks_mhz, points))
 
     def fine(self, around: Power, points: int) -> list[Power]:
         """Values between `around` and its coarse neighbours on the lever that it uses, at most 2 * `points` per lever.
@@ -170,6 +169,16 @@ def _clip(value: float | None, values: tuple[float, ...], full: float | None, de
     if value is None or not values or value >= (default if full is None else full):
         return full
     return max(value, values[0])
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_at_a_time(
+    full: Power, caps_watts: tuple[float, ...], clocks_mhz: tuple[float, ...], points: int
+) -> tuple[Power, ...]:
+    """Services of a fleet share their levers, so that this is worth keeping."""
+    caps = (Power(cap_watts=value, clock_mhz=full.clock_mhz) for value in _spread(caps_watts, points))
+    clocks = (Power(cap_watts=full.cap_watts, clock_mhz=value) for value in _spread(clocks_mhz, points))
+    return (full, *caps, *clocks)
 
 
 def _value(limit: float | None) -> float:
