@@ -1,5 +1,7 @@
 """`wattkeeper bench`: how the operator itself behaves at a size."""
 
+import dataclasses
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +65,25 @@ def scale(
     console.print(found.table())
     for line in found.lines():
         console.print(line, highlight=False, soft_wrap=True)
+
+
+@_commands.command()
+@explained
+def queries(
+    pods: Annotated[int, typer.Option(min=2, help="Pods of the fleet.")] = 2000,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what collecting from Prometheus costs: the same pods as one service, and two to a service."""
+    from wattkeeper.bench import queries as benchmark
+
+    costs = [
+        benchmark.measure(services=1, pods_per_service=pods),
+        benchmark.measure(services=pods // 2, pods_per_service=2),
+    ]
+    if output is Output.JSON:
+        typer.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+    else:
+        Console().print(benchmark.table(costs))
 
 
 def register(app: typer.Typer) -> None:

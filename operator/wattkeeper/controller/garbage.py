@@ -6,9 +6,14 @@ alone, the interpreter walks through all of them several times per pass in searc
 
 import gc
 
+_THRESHOLDS = (50_000, 20, 20)
+"""New objects before the youngest are looked through, and how often that is before older ones are: the interpreter's
+defaults are for programs that keep little."""
+
 
 def tidy() -> None:
     """Collect all cycles now, and take what is alive out of later collections until the next call."""
+    gc.set_threshold(*_THRESHOLDS)
     gc.unfreeze()
     gc.collect()
     gc.freeze()
