@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
+from wattkeeper.controller import garbage
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import PodReading
@@ -60,6 +61,7 @@ def measure(*, services: int, pods_per_service: int, collections: int = 3, seed:
     named = {**promql.engine_queries(settings), **promql.gpu_queries(settings)}
     bodies = _bodies(source.collect(_NOW).pods.values())
     answers = {query: bodies.get(name, _vector([])) for name, query in named.items()}
+    garbage.tidy()  # as the operator does
     with _serving(answers) as (url, asked):
         client = PrometheusSource(PrometheusSettings(url=url, queries=settings, timeout_seconds=60.0))
         full: list[tuple[float, float]] = []
@@ -96,7 +98,7 @@ def measure(*, services: int, pods_per_service: int, collections: int = 3, seed:
 
 def table(costs: Iterable[CollectionCost]) -> Table:
     """For people."""
-    shown = Table("services", "pods", "queries", "in between", "MiB", "seconds", "processor s", "share of a core")
+    shown = Table("services", "pods", "queries", "in between", "MiB", "seconds", "CPU s", "core")
     for cost in costs:
         shown.add_row(
             f"{cost.services:,}",

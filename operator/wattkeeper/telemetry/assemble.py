@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, PodReading
@@ -32,9 +33,8 @@ _HISTOGRAM_FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One element of an instant vector."""
+class Sample(NamedTuple):
+    """One element of an instant vector. A tuple, as a large fleet has a hundred thousand of them per collection."""
 
     labels: Mapping[str, str]
     time_seconds: float

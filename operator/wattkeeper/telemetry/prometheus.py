@@ -6,6 +6,7 @@ without the ages, queue lengths or completions of the engines is nothing returne
 
 import ast
 import json
+import math
 import re
 import threading
 import time
@@ -218,7 +219,7 @@ def _sample(element: Mapping[str, Any]) -> Sample | None:
     """One element of a result vector; None where its value is NaN or infinite."""
     seconds, text = element["value"]
     value = float(text)
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         return None
     return Sample(element["metric"], float(seconds), value)
 
