@@ -212,8 +212,10 @@ def request(*, rate=20.0, stabilised=None, replicas=3, cap=None, clock=None, eng
 
 def applied(asked: PlanRequest, plan, *, ready=True) -> PlanRequest:
     """The request after its plan was carried out; timers as they were."""
+    added = (plan.target.replicas - asked.current.replicas) * asked.profile.gpus_per_replica
     return replace(
         asked,
         current=plan.target,
+        free_gpus=None if asked.free_gpus is None else max(0, asked.free_gpus - added),
         ready_replicas=plan.target.replicas if ready else min(asked.ready_replicas, plan.target.replicas),
     )
