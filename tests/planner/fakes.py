@@ -114,7 +114,7 @@ def predict_one(profile, workload, candidates: Candidates, *, ttft_percentile, t
     load = workload.requests_per_second / capacity
     stable = load < 1.0
     room = np.where(stable, 1.0 - load, np.nan)
-    spread = 1.0 + 0.2 * (workload.dispersion - 1.0)
+    spread = 1.0 + 0.2 * (float(workload.dispersion.at(1.0)) - 1.0)
     ttft = np.where(stable, 0.05 * spread / clock / room, np.inf)
     tpot = np.where(stable, 0.010 / clock / room, np.inf)
     busy = np.minimum(load, 1.0)

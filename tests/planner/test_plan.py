@@ -21,6 +21,7 @@ from tests.planner.fakes import (
     predict_one,
     request,
 )
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import MetricsState
 from wattkeeper.domain.plan import Binding, LatencyTarget, PlanReason, Target
@@ -232,7 +233,7 @@ def test_margins_widen_with_distrust():
 
 
 def test_very_bursty_arrivals_lower_the_ceiling():
-    workload = replace(observation().workload, dispersion=6.0)
+    workload = replace(observation().workload, dispersion=Dispersion.flat(6.0))
     loose = replace(SLO, ttft=None)
     calm = decide(rate=56.0, levers=REPLICA_LEVERS, replicas=12, slo=loose)
     bursty = decide(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.workload import LengthDistribution, Workload
 from wattkeeper.physics.profiles import serving_profile
@@ -35,7 +36,11 @@ LENGTHS = {
 def workload(kind, rate, *, dispersion=1.0, prefix_hit_ratio=0.0):
     prompt, output = LENGTHS[kind]
     return Workload(
-        requests_per_second=rate, prompt=prompt, output=output, dispersion=dispersion, prefix_hit_ratio=prefix_hit_ratio
+        requests_per_second=rate,
+        prompt=prompt,
+        output=output,
+        dispersion=Dispersion.flat(dispersion),
+        prefix_hit_ratio=prefix_hit_ratio,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattkeeper.domain.arrivals import POISSON, Dispersion
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, MetricsState, PodReading
 from wattkeeper.domain.plan import LatencyTarget, Slo
@@ -19,7 +20,7 @@ LAST = Workload(
     requests_per_second=9.0,
     prompt=LengthDistribution.fixed(700),
     output=LengthDistribution.fixed(80),
-    dispersion=3.0,
+    dispersion=Dispersion.flat(3.0),
     prefix_hit_ratio=0.25,
 )
 
@@ -214,10 +215,9 @@ def test_what_is_assumed_of_pods_that_do_not_report(reporting_rate, last_rate, e
 
 
 def test_dispersion_is_given_or_kept_and_at_least_one():
-    assert look(pod()).workload.dispersion == 1.0
-    assert look(pod(), last=LAST).workload.dispersion == 3.0
-    assert look(pod(), last=LAST, dispersion=2.0).workload.dispersion == 2.0
-    assert look(pod(), dispersion=0.2).workload.dispersion == 1.0
+    assert look(pod()).workload.dispersion == POISSON
+    assert look(pod(), last=LAST).workload.dispersion == Dispersion.flat(3.0)
+    assert look(pod(), last=LAST, dispersion=Dispersion.flat(2.0)).workload.dispersion == Dispersion.flat(2.0)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from wattkeeper.controller import kube, logs
 from wattkeeper.controller.measure import ScrapeAddresses
 from wattkeeper.controller.run import Operator, RunOptions
 from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.telemetry import aliases
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.promql import QuerySettings
@@ -116,7 +117,7 @@ def run(
             cap_ttl_seconds=cap_ttl,
             rate_window_seconds=rate_window,
             speed_up=speed_up,
-            dispersion=dispersion,
+            dispersion=None if dispersion is None else Dispersion.flat(dispersion),
         ),
         prometheus=prometheus,
         scrape=(

@@ -343,7 +343,7 @@ class FleetLoop:
             state.rates,
             now_seconds=now,
             startup_seconds=startup,
-            dispersion=observation.workload.dispersion if observation.workload is not None else 1.0,
+            dispersion=float(observation.workload.dispersion.at(60.0)) if observation.workload is not None else 1.0,
             settings=self.settings.forecast,
         )
         enforcing = service.spec.mode is Mode.ENFORCE

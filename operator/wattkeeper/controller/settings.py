@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from wattkeeper.api.inference_service import MetricsSourceKind
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.forecast.rates import ForecastSettings
 from wattkeeper.planner.types import PlannerSettings
 
@@ -44,7 +45,7 @@ class OperatorSettings:
     """Fleets above this size spread that work over the ticks."""
     speed_up: float = 1.0
     """Seconds of decision time per second of wall time; above 1 only in simulations."""
-    dispersion: float | None = None
+    dispersion: Dispersion | None = None
     """Index of dispersion of arrivals where it is known beforehand; None: measured. A simulation that is sped up must
     say it: there, a jitter of milliseconds between scrapes looks like bursts."""
     rate_window_seconds: float = 60.0

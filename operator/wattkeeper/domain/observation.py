@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from wattkeeper.domain.arrivals import ArrivalRecord
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.workload import Workload
 
@@ -90,6 +91,8 @@ class ServiceObservation:
     age_seconds: float | None = None
     workload: Workload | None = None
     """None where lengths were never seen; an idle service keeps the lengths last seen, with rate zero."""
+    arrivals: ArrivalRecord | None = None
+    """Recently recorded arrivals, for replays; None where nothing was recorded."""
     running: float | None = None
     waiting: float | None = None
     kv_usage_max: float | None = None

@@ -7,6 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from wattkeeper.domain.arrivals import POISSON, Dispersion
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -60,8 +62,8 @@ class Workload:
     requests_per_second: float
     prompt: LengthDistribution
     output: LengthDistribution
-    dispersion: float = 1.0
-    """Index of dispersion of arrival counts (1 = Poisson), at windows near one second."""
+    dispersion: Dispersion = POISSON
+    """Burstiness of the arrivals of the whole service."""
     prefix_hit_ratio: float = 0.0
     """Share of prompt tokens served from the prefix cache, 0..1."""
 

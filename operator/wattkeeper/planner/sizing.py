@@ -77,7 +77,7 @@ def make_case(request: PlanRequest, settings: PlannerSettings) -> Case:
     if workload is None or planned is None:
         raise ValueError(f"{request.key}: no workload to plan for; the guards hold such a service")
     planned = max(planned, settings.idle_rate_per_second)
-    bursty = workload.dispersion > settings.bursty_dispersion
+    bursty = float(workload.dispersion.at(1.0)) > settings.bursty_dispersion
     return Case(
         request=request,
         settings=settings,

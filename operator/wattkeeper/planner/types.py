@@ -76,7 +76,7 @@ class PlannerSettings:
     planned_load_ceiling_bursty: float = 0.65
     """The same where arrivals are very bursty (`bursty_dispersion`)."""
     bursty_dispersion: float = 5.0
-    """Index of dispersion of arrival counts (1 = Poisson) above which arrivals count as very bursty."""
+    """Index of dispersion of arrival counts in a second (1 = Poisson) above which arrivals count as very bursty."""
     preemption_risk_ceiling: float = 0.05
     """Predicted share of time in which the running requests want more KV than there is may not exceed this."""
 

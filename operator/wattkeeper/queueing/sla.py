@@ -102,7 +102,7 @@ class _Asked:
             candidates=Candidates.joined([query.candidates for query in queries]),
             traits=traits.of(workloads, rows),
             rate=np.repeat([float(item.requests_per_second) for item in workloads], rows),
-            dispersion=np.repeat([float(item.dispersion) for item in workloads], rows),
+            dispersion=np.repeat([float(item.dispersion.at(1.0)) for item in workloads], rows),
         )
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.observation import PodReading
 from wattkeeper.telemetry.source import Snapshot
 
@@ -75,8 +76,8 @@ class DispersionEstimator:
         self._marks = marks
 
     @property
-    def value(self) -> float | None:
-        """The index of dispersion, at least 1; None while too little was seen to tell."""
+    def value(self) -> Dispersion | None:
+        """The index of dispersion at the bins' length, at least 1; None while too little was seen to tell."""
         bins = list(self._bins)
         pairs = [
             (first, second)
@@ -89,7 +90,9 @@ class DispersionEstimator:
             return None
         squares = sum((c2 / l2 - c1 / l1) ** 2 for (c1, l1), (c2, l2) in pairs)
         expected = sum((c1 + c2) / (l1 + l2) * (1 / l1 + 1 / l2) for (c1, l1), (c2, l2) in pairs)
-        return min(_MAX_DISPERSION, max(1.0, squares / expected)) if expected > 0 else None
+        if expected <= 0:
+            return None
+        return Dispersion.flat(min(_MAX_DISPERSION, max(1.0, squares / expected)))
 
 
 def _mark(reading: PodReading, snapshot_seconds: float) -> _Mark | None:

@@ -8,6 +8,7 @@ replicas saturate.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from wattkeeper.domain.arrivals import POISSON, Dispersion
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, MetricsState, PodReading, ServiceObservation
 from wattkeeper.domain.plan import LatencyTarget, Slo
@@ -29,7 +30,7 @@ def observe(
     max_age_seconds: float,
     slo: Slo,
     last_workload: Workload | None,
-    dispersion: float | None = None,
+    dispersion: Dispersion | None = None,
     gpus_per_pod: int | None = None,
     gpus_by_pod: Mapping[str, Sequence[GpuReading]] | None = None,
 ) -> ServiceObservation:
@@ -161,7 +162,7 @@ def _names(pods: Sequence[str]) -> str:
 
 
 def _workload(
-    readings: Sequence[PodReading], *, expected: int, last: Workload | None, dispersion: float | None
+    readings: Sequence[PodReading], *, expected: int, last: Workload | None, dispersion: Dispersion | None
 ) -> Workload | None:
     prompts = _merge(reading.prompt_tokens for reading in readings)
     outputs = _merge(reading.output_tokens for reading in readings)
@@ -178,7 +179,7 @@ def _workload(
         requests_per_second=rate,
         prompt=prompt,
         output=output,
-        dispersion=max(1.0, dispersion if dispersion is not None else (last.dispersion if last else 1.0)),
+        dispersion=dispersion or (last.dispersion if last else POISSON),
         prefix_hit_ratio=_prefix_hit_ratio(readings, last),
     )
 
