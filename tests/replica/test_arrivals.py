@@ -16,6 +16,15 @@ GENERATORS = {
     "on_off with a floor": lambda rate, count, seed: arrivals.on_off(
         rate=rate, count=count, seed=seed, peak=2.5, floor=0.5, on_seconds=0.3
     ),
+    "clusters": lambda rate, count, seed: arrivals.clusters(
+        rate=rate, count=count, mean_size=4.0, spread_seconds=0.5, seed=seed
+    ),
+    "wandering": lambda rate, count, seed: arrivals.wandering(
+        rate=rate, count=count, deviation=0.3, memory_seconds=2.0, seed=seed
+    ),
+    "surges": lambda rate, count, seed: arrivals.surges(
+        rate=rate, count=count, every_seconds=20.0, share=0.2, spread_seconds=1.0, seed=seed
+    ),
 }
 
 
@@ -47,6 +56,32 @@ def test_mean_rate(name):
 )
 def test_dispersion_is_the_one_of_theory(times, window, expected):
     assert arrivals.dispersion(times, window)[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_clusters_are_batches_seen_from_afar_and_poisson_from_near():
+    times = arrivals.clusters(rate=10.0, count=400_000, mean_size=4.0, spread_seconds=1.0, seed=1)
+    near, far = arrivals.dispersion(times, [0.01, 60.0])
+    assert near == pytest.approx(1.0, abs=0.1)
+    assert far == pytest.approx(7.0, rel=0.1)
+
+
+def test_a_wandering_rate_has_the_dispersion_of_theory():
+    # Far below its memory t: 1 + rate t (exp(deviation^2) - 1).
+    times = arrivals.wandering(rate=10.0, count=800_000, deviation=0.4, memory_seconds=30.0, seed=1)
+    assert arrivals.dispersion(times, 3.0)[0] == pytest.approx(1.0 + 30.0 * np.expm1(0.16) * 0.97, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: arrivals.clusters(rate=1.0, count=5, mean_size=0.5, spread_seconds=1.0, seed=1),
+        lambda: arrivals.wandering(rate=1.0, count=5, deviation=0.5, memory_seconds=0.0, seed=1),
+        lambda: arrivals.surges(rate=1.0, count=5, every_seconds=1.0, share=1.0, spread_seconds=1.0, seed=1),
+    ],
+)
+def test_parameters_out_of_range_are_named(made):
+    with pytest.raises(ValueError, match=r"need"):
+        made()
 
 
 def test_dispersion_of_on_off_grows_with_the_window():

@@ -5,6 +5,9 @@ in burstiness, which `dispersion` measures. Draws for arrivals, lengths and pref
 one seed serves all three.
 """
 
+import itertools
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -68,6 +71,66 @@ def on_off(
         times.append(times[-1][-1] + np.cumsum(lasting))
         expected.append(expected[-1][-1] + np.cumsum(lasting * (peak * rate, floor * rate)))
     return np.asarray(np.interp(points, np.concatenate(expected), np.concatenate(times)))
+
+
+def clusters(*, rate: float, count: int, mean_size: float, spread_seconds: float, seed: int) -> FloatArray:
+    """Poisson clusters (Neyman-Scott): each of a geometric number of requests, each exponentially late.
+
+    Like batches at windows much longer than `spread_seconds`, like Poisson at much shorter ones.
+    """
+    _check(rate, count)
+    if not (mean_size >= 1.0 and spread_seconds > 0.0):
+        raise ValueError(f"clusters need mean_size >= 1 and spread_seconds > 0, not {mean_size}, {spread_seconds}")
+    rng = _stream(seed, _ARRIVALS)
+    sizes = rng.geometric(1.0 / mean_size, 2 * count + _CYCLES)
+    lead = 20.0 * spread_seconds
+    instants = np.cumsum(rng.exponential(mean_size / rate, len(sizes))) - lead
+    late = rng.exponential(spread_seconds, int(sizes.sum()))
+    times = np.sort(np.repeat(instants, sizes) + late)
+    return np.asarray(times[times >= 0.0][:count])
+
+
+def wandering(*, rate: float, count: int, deviation: float, memory_seconds: float, seed: int) -> FloatArray:
+    """A Poisson process whose rate wanders: its logarithm is an Ornstein-Uhlenbeck process (log-Gaussian Cox process).
+
+    `deviation` is that of the logarithm, `memory_seconds` the time in which it forgets its state.
+    """
+    _check(rate, count)
+    if not (deviation >= 0.0 and memory_seconds > 0.0):
+        raise ValueError(f"wandering needs deviation >= 0 and memory_seconds > 0, not {deviation}, {memory_seconds}")
+    rng = _stream(seed, _ARRIVALS)
+    points = np.cumsum(rng.exponential(1.0, count))
+    step = memory_seconds / 8.0
+    decay = math.exp(-0.125)
+    state = rng.standard_normal() * deviation
+    times, expected = [np.zeros(1)], [np.zeros(1)]
+    while count and expected[-1][-1] < points[-1]:
+        noise = rng.standard_normal(_CYCLES) * (deviation * math.sqrt(1.0 - decay * decay))
+        path = np.array(list(itertools.accumulate(noise.tolist(), lambda last, new: decay * last + new, initial=state)))
+        state, path = float(path[-1]), path[1:]
+        level = rate * np.exp(path - 0.5 * deviation**2)
+        times.append(times[-1][-1] + step * np.arange(1, _CYCLES + 1))
+        expected.append(expected[-1][-1] + np.cumsum(level * step))
+    return np.asarray(np.interp(points, np.concatenate(expected), np.concatenate(times)))
+
+
+def surges(
+    *, rate: float, count: int, seed: int, every_seconds: float, share: float, spread_seconds: float
+) -> FloatArray:
+    """Poisson traffic and, at a fixed period, surges that bring the given share of all requests (scheduled jobs).
+
+    A surge's requests come at exponential distances from its start, `spread_seconds` on average.
+    """
+    _check(rate, count)
+    if not (every_seconds > 0.0 and 0.0 <= share < 1.0 and spread_seconds > 0.0):
+        raise ValueError(f"surges need every_seconds, spread_seconds > 0, share in [0, 1): {every_seconds}, {share}")
+    rng = _stream(seed, _ARRIVALS)
+    span = 1.1 * count / rate + 2.0 * every_seconds
+    base = np.cumsum(rng.exponential(1.0 / (rate * (1.0 - share)), count))
+    starts = every_seconds * (rng.random() + np.arange(math.ceil(span / every_seconds)))
+    sizes = rng.poisson(rate * share * every_seconds, len(starts))
+    surge = np.repeat(starts, sizes) + rng.exponential(spread_seconds, int(sizes.sum()))
+    return np.sort(np.concatenate([base, surge]))[:count]
 
 
 def replay(
