@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import bench, crds, demo, reference, run, train, twin
+from wattkeeper.cli import bench, crds, demo, reference, run, train, train_latency, twin
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -31,6 +31,7 @@ demo.register(app)
 reference.register(app)
 run.register(app)
 train.register(app)
+train_latency.register(app)
 twin.register(app)
 
 if __name__ == "__main__":
