@@ -32,7 +32,7 @@ def test_other_pairs_are_marked_as_estimates():
 
 
 def test_a_fit_holds_for_its_own_gpu_count_only():
-    assert profile(gpus=2).provenance is Provenance.ESTIMATED
+    assert profile(gpus=4).provenance is Provenance.ESTIMATED
 
 
 @pytest.mark.parametrize(

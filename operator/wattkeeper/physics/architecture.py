@@ -177,6 +177,11 @@ class ModelSpec:
             plain = self.parameters - self.expert_parameters
         return 2.0 * plain + self.precision.bytes * (self.parameters - plain)
 
+    def same_work(self, other: "ModelSpec") -> bool:
+        """True where a step takes the same time: variants of one architecture in one precision."""
+        facts = ("layers", "hidden", "heads", "groups", "precision", "experts", "intermediate", "parameters")
+        return all(getattr(self, name) == getattr(other, name) for name in facts)
+
     def quantised(self, name: str, precision: Precision) -> "ModelSpec":
         """The same architecture under another name and weight precision."""
         return replace(self, name=name, aliases=(), precision=precision)

@@ -30,6 +30,7 @@ _DTYPES = {Precision.BF16: ("bfloat16",), Precision.FP8: ("fp8", "fp8_block"), P
 _PREFILLS = (0.0, 64.0, 256.0, 512.0, 1024.0, 2048.0)
 _DECODES = (0.0, 1.0, 8.0, 32.0, 64.0, 128.0, 256.0)
 _MEMORY_UTILISATION = 0.92
+_LEAST_KV_TOKENS = 150_000.0
 _CONTEXTS = (256.0, 1024.0, 4096.0)
 _VIDUR_FILES = {
     ("meta-llama/Llama-2-7b-chat-hf", "nvidia-a100-sxm"): "mlp_a100_Llama-2-7b-hf.csv",
@@ -71,7 +72,10 @@ class Composition:
             )
 
     def rows(self) -> StepRows:
-        """Steps of prefill alone, decode alone and both, at common sizes that fit beside the weights."""
+        """Steps of prefill alone, decode alone and both, at common sizes that fit beside the weights.
+
+        Up to `_LEAST_KV_TOKENS` all are taken: less would not tell KV reads from sequences.
+        """
         gpu = catalogue.gpu(self.tables.source.accelerator)
         capacity = kv.roofline_capacity_tokens(
             gpu,
@@ -86,7 +90,7 @@ class Composition:
             for prefill in _PREFILLS
             for decodes in _DECODES
             for context in (_CONTEXTS if decodes else _CONTEXTS[:1])
-            if (prefill or decodes) and decodes * context <= capacity
+            if (prefill or decodes) and decodes * context <= max(capacity, _LEAST_KV_TOKENS)
         ]
         prefill, decodes, context = np.array(cells, dtype=np.float64).T
         return StepRows(

@@ -153,8 +153,8 @@ def fit(
         )
         for name in TERMS
     }
-    predicted = design @ np.array([terms[name].value for name in TERMS])
-    return _result(rows, terms, predicted, shares[:, seen])
+    seen_shares = shares[:, seen]
+    return assessed(rows, terms, condition=float(np.linalg.cond(seen_shares)) if seen_shares.size else 1.0)
 
 
 def _check(rows: StepRows, design: FloatArray, free: list[str]) -> None:
@@ -190,7 +190,9 @@ def _standard_errors(
     return [float(next(deviations)) if active[position] else None for position in range(free)]
 
 
-def _result(rows: StepRows, terms: dict[str, Term], predicted: FloatArray, shares: FloatArray) -> IterationFit:
+def assessed(rows: StepRows, terms: dict[str, Term], *, condition: float) -> IterationFit:
+    """How well given terms describe the rows."""
+    predicted = rows.design() @ np.array([terms[name].value for name in TERMS])
     error = np.abs(predicted / rows.seconds - 1.0)
     total = float(((rows.seconds - rows.seconds.mean()) ** 2).sum())
     unexplained = float(((rows.seconds - predicted) ** 2).sum())
@@ -202,6 +204,6 @@ def _result(rows: StepRows, terms: dict[str, Term], predicted: FloatArray, share
         p90_error=float(np.quantile(error, 0.9)),
         largest_error=float(error.max()),
         r_squared=1.0 - unexplained / total if total > 0 else 0.0,
-        condition=float(np.linalg.cond(shares)) if shares.size else 1.0,
+        condition=condition,
         predicted=predicted,
     )

@@ -80,7 +80,7 @@ def of_catalogue() -> tuple[Neighbour, ...]:
 def corrected(
     estimate: IterationCoefficients, *, model: ModelSpec, gpu: GpuSpec, shards: int, neighbours: Iterable[Neighbour]
 ) -> tuple[IterationCoefficients, float]:
-    """(the estimate with d0 and dN as near neighbours have them, their weight from 0 (none near) to 1)."""
+    """(the estimate with d0 and dN as near neighbours have them, weight of those on the same card from 0 to 1)."""
     known = list(neighbours)
     if not known:
         return estimate, 0.0
@@ -92,7 +92,8 @@ def corrected(
     seconds = _reference_seconds(estimate) * np.exp(weight @ ratios / (total + DOUBT))
     reads = estimate.dkv_seconds_per_kv_token * REFERENCE_CONTEXT_TOKENS * REFERENCE_BATCHES
     d0, dn = roofline.linear(REFERENCE_BATCHES, np.maximum(seconds - reads, 0.05 * seconds))
-    return replace(estimate, d0_seconds=d0, dn_seconds_per_decode=dn), total / (total + DOUBT)
+    on_card = float(weight[[each.gpu is gpu for each in known]].sum())
+    return replace(estimate, d0_seconds=d0, dn_seconds_per_decode=dn), on_card / (on_card + DOUBT)
 
 
 def _reference_seconds(iteration: IterationCoefficients) -> FloatArray:

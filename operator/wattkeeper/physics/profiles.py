@@ -97,7 +97,8 @@ def serving_profile(
         )
         if weight >= LEAST_NEIGHBOUR_WEIGHT:
             estimate += ", corrected by fits of similar pairs"
-            relative_error += weight * (NEAR_ERROR - relative_error)
+            if relative_error <= roofline.RELATIVE_ERROR:  # not where the architecture is a guess
+                relative_error += weight * (NEAR_ERROR - relative_error)
     if pair is not None:
         iteration, energy = _with_fit(pair, iteration, energy, kv_factor=kv.dtype_bytes(engine.kv_cache_dtype) / 2.0)
         provenance, relative_error = Provenance.FITTED, pair.relative_error
@@ -185,7 +186,7 @@ def _fitted(spec: ModelSpec, gpu: GpuSpec, *, gpus_per_replica: int, engine: Eng
         return None
     for pair in catalogue.fitted_pairs():
         same_gpu = catalogue.gpu(pair.accelerator) is gpu and pair.tensor_parallel == gpus_per_replica
-        if same_gpu and any(catalogue.model(name) is spec for name in pair.models):
+        if same_gpu and any(catalogue.model(name).same_work(spec) for name in pair.models):
             return pair
     return None
 
