@@ -175,7 +175,7 @@ def constants(
     every = calibration.used(fit_sources.pairs(folder))
     clean = calibration.without_host_bound(every)
     found = calibration.fit_constants(clean)
-    scores = {}
+    scores: dict[str, Score] = {}
     for part, chosen in (("without workloads that the host holds up", clean), ("all runs", every)):
         judged = calibration.leave_one_out(chosen, tell)
         scores |= {f"{_WAYS[name]}; {part}": score for name, score in judged.items()}

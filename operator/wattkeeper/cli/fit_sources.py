@@ -155,7 +155,7 @@ def pairs(folder: Path) -> list[PairRuns]:
             PairRuns(
                 model=model,
                 gpu=catalogue.gpu(str(gpu)),
-                shards=int(gpus),
+                shards=int(float(str(gpus))),
                 family=str(runs["group_backbone"].iloc[0]),
                 workload=str(task),
                 runs=_runs(runs),

@@ -74,14 +74,15 @@ def page(note: str) -> str:
     )
     lines += ["", _ACCURACY_NOTES, "", "## Accelerators", ""]
     lines += [
-        "Figures are the data sheet's, but for those in the last two columns. Dense operations; the link is one direction.",
+        "Figures are the data sheet's, but for those in the last two columns. Operations are dense ones; the link is one "
+        "direction.",
         "",
     ]
     head = ("name", "memory", "bandwidth", "bf16", "fp8", "fp4", "link", "power limit", "idle", "measured", "assumed")
     lines += _table(head, map(_gpu, known.gpus()))
     lines += ["", "## Models", "", _KV_TEXT, ""]
     lines += [
-        "Facts are those of each published config.json: *config* where a public copy of it was read for this catalogue, "
+        "Facts are those of each published config.json: *config* where a public copy of it was read for this page, "
         "*recalled* where not. Tests hold each parameter count against the architecture. Names that differ by a weight "
         "precision alone (`-FP8`, `-AWQ`, `-GPTQ-Int4`, `-NVFP4`, `-w4a16`) are understood for every model here.",
         "",
