@@ -74,7 +74,7 @@ def page(note: str) -> str:
     )
     lines += ["", _ACCURACY_NOTES, "", "## Accelerators", ""]
     lines += [
-        "Figures are the data sheet's, but for those in the last two columns. Operations are dense ones; the link is one "
+        "Figures are the data sheet's, but for those in the last two columns. Operations are dense; the link is one "
         "direction.",
         "",
     ]
