@@ -181,6 +181,8 @@ def constants(
         scores |= {f"{_WAYS[name]}; {part}": score for name, score in judged.items()}
     overhead, with_kernels = _kernels(folder, clean)
     scores |= with_kernels
+    for name, score in calibration.against_kernels().items():
+        scores[f"roofline, beside fits to kernels and host: {name}"] = score
     if output is ConstantsOutput.JSON:
         document = {
             "constants": vars(found),

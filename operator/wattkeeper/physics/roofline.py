@@ -29,19 +29,19 @@ class Constants:
     """Seconds per unit of `work`: reads and compute in seconds at the data sheet's figure, the others in counts."""
 
     dense_read: float = 1.0
-    expert_read: float = 1.07
+    expert_read: float = 1.05
     kv_read: float = 1.0
-    compute: float = 1.5
-    step_seconds: float = 0.44e-3
+    compute: float = 1.2
+    step_seconds: float = 0.284e-3
     """Of the host, per step."""
-    layer_seconds: float = 54e-6
-    collective_layer_seconds: float = 22e-6
+    layer_seconds: float = 58e-6
+    collective_layer_seconds: float = 23.8e-6
     """Per layer where several GPUs exchange activations, beside the bytes of the exchange."""
-    expert_layer_seconds: float = 23e-6
+    expert_layer_seconds: float = 21.2e-6
     """Per layer where tokens are routed to experts."""
-    quantised_expert_layer_seconds: float = 155e-6
+    quantised_expert_layer_seconds: float = 152e-6
     """In addition where the experts are in 8 bits: a property of the kernels of vLLM 0.11."""
-    sequence_seconds: float = 39e-6
+    sequence_seconds: float = 44.5e-6
     """Of the host, per sequence."""
 
     def vector(self) -> FloatArray:
@@ -51,7 +51,7 @@ class Constants:
 
 WORK_TERMS = tuple(each.name for each in fields(Constants))
 CONSTANTS = Constants()
-RELATIVE_ERROR = 0.31
+RELATIVE_ERROR = 0.30
 """One-sigma error of step time (root mean square of the log) of families left out of the fit, see docs/catalogue.md."""
 ATTENTION_COMPUTE_SHARE = 0.45
 LINK_SHARE = 0.6
