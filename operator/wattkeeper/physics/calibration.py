@@ -18,8 +18,8 @@ from wattkeeper.physics.roofline import WORK_TERMS, Constants
 LARGEST_BATCH = 256.0
 """Beyond it runs are bound by the KV cache and by the host more than by the step."""
 FASTEST = {"dense_read": 1.0, "expert_read": 1.0, "kv_read": 1.0, "compute": 1.2}
-"""No kernel is faster than the data sheet. Steps of 1,024 prompt tokens composed of measured kernels take about 1.2 times
-as long as the data sheet says, on A100 to B200; median latencies of decodes tell nothing of it."""
+"""No kernel is faster than the data sheet. Steps of 1,024 prompt tokens composed of measured kernels take about 1.2
+times as long as the data sheet says, on A100 to B200; median latencies of decodes tell nothing of it."""
 DATA_SHEET = Constants(
     dense_read=1.18,
     expert_read=1.18,
