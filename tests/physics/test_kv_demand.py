@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattkeeper.domain.engine import EngineSettings
@@ -95,6 +95,7 @@ def test_reads_of_a_step_follow_what_is_kept():
     model=st.sampled_from(catalogue.models()), tp=st.sampled_from([1, 2, 4, 8, 16]), pp=st.sampled_from([1, 2, 4]),
     dtype=DTYPES, first=TOKENS, second=TOKENS,
 )  # fmt: skip
+@settings(deadline=None)
 def test_memory_never_falls_with_the_context_nor_rises_with_more_gpus(model, tp, pp, dtype, first, second):
     demand = kv.demand(model, tensor_parallel=tp, pipeline_parallel=pp, kv_cache_dtype=dtype)
     short, long = sorted((first, second))
@@ -110,6 +111,7 @@ def test_memory_never_falls_with_the_context_nor_rises_with_more_gpus(model, tp,
         st.tuples(st.sampled_from([Cache.FULL, Cache.SLIDING, Cache.STATE]), st.integers(1, 80)), min_size=1, max_size=3
     )
 )
+@settings(deadline=None)
 def test_padding_makes_equal_pools_and_adds_less_than_a_pool_per_kind(groups):
     made = [CacheGroup(cache=cache, layers=layers) for cache, layers in groups]
     slots = kv._padded_layers(made)
