@@ -70,10 +70,12 @@ def test_wattkeeper_commands_and_options_exist(page):
             continue
         words = shlex.split(line.removesuffix("&").replace("...", ""))[1:]
         assert words[0] in COMMANDS, f"{page.name}: {line}"
-        known = {
-            option for parameter in COMMANDS[words[0]].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        for word in words[1:]:
+        command, words = COMMANDS[words[0]], words[1:]
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{page.name}: {line}"
+            command, words = command.commands[words[0]], words[1:]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for word in words:
             if word.startswith("-"):
                 assert word.split("=")[0] in known, f"{page.name}: {line}: {word}"
 
