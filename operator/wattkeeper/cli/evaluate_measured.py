@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.energy.data import DATA_VARIABLE, data_folder
 
 
 class Output(StrEnum):
@@ -26,9 +27,7 @@ class Measured(StrEnum):
 
 @explained
 def measured(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of measured data; left out: the one that WATTKEEPER_DATA names.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
     only: Annotated[Measured | None, typer.Option(help="One table; left out: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of folds, answer orders and intervals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
@@ -36,7 +35,6 @@ def measured(
 ) -> None:
     """Say how far latency predictions are off on measured public tables, beside simpler methods."""
     # Imported here: the other commands shall not wait for the learner and the plotting library.
-    from wattkeeper.energy.data import data_folder
     from wattkeeper.evaluation import measured as evaluation
 
     progress, console = Console(stderr=True), Console()

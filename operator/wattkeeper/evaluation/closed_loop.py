@@ -87,5 +87,5 @@ def calibrated(
     level = float(np.clip(logs[0] - math.log(points.decode_seconds[row]), -2.0, 3.0))
     starts = [np.array([level, prior[1] + step, prior[2]]) for step in (0.0, 1.0, -1.0)]
     best = min(starts, key=cost)
-    options = {"maxiter": 150, "xatol": 0.01, "fatol": 0.05}
-    return np.asarray(optimize.minimize(cost, best, method="Nelder-Mead", options=options).x)
+    found = optimize.minimize(cost, best, method="Nelder-Mead", options={"maxiter": 150, "xatol": 0.01, "fatol": 0.05})
+    return np.asarray(found.x, dtype=np.float64)

@@ -124,8 +124,8 @@ def serve(run: Run, costs: Costs, *, seed: int) -> Latencies:
     count = len(outputs)
     order = np.arange(count)
     sent = order / run.requests_per_second
-    prompts = run.prompt_tokens * rng.lognormal(-(_PROMPT_SPREAD**2) / 2.0, _PROMPT_SPREAD, count)
-    prompts = np.maximum(1, np.rint(prompts)).astype(np.int64)
+    drawn = run.prompt_tokens * rng.lognormal(-(_PROMPT_SPREAD**2) / 2.0, _PROMPT_SPREAD, count)
+    prompts = np.maximum(1, np.rint(drawn)).astype(np.int64)
     requests = Requests(
         arrival_seconds=np.maximum.accumulate(sent - order * costs.front_end_seconds)
         + (order + 1) * costs.front_end_seconds,

@@ -62,7 +62,7 @@ def _nlr_curves(rows: pd.DataFrame, path: Path) -> Path:
             )
             for method in (nlr.FULL, nlr_baselines.CHECK, nlr_baselines.CHAIN):
                 line = part[part["method"] == method].sort_values("x").dropna()
-                label = method if percentile == "p50" else None
+                label = method if percentile == "p50" else "_"
                 axes.plot(line["x"], 1e3 * line["predicted"], color=_METHOD_COLOURS[method], label=label, lw=1.4)
         top = rows[(rows["workload"] == chosen) & rows["target"].str.startswith(kind)]["measured"].max()
         axes.set_ylim(0, 1.35e3 * top)

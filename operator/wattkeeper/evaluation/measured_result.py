@@ -81,18 +81,18 @@ class Evaluation:
         return found
 
     def _table(self, title: str, down: str, chosen: list[Score]) -> Table:
-        caption = f"median / 90th percentile of the error, share within {self.goal:.0%}"
+        caption = f"median / 90th percentile of the error in %, share of rows within {self.goal:.0%}"
         table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
         table.add_column(down)
         for target in self.targets:
-            table.add_column(f"{target}, %", justify="right")
+            table.add_column(target, justify="right", no_wrap=True)
         table.add_column("rows", justify="right")
-        table.add_column("answered", justify="right")
         for name in dict.fromkeys(getattr(score, down) for score in chosen):
             found = {score.target: score for score in chosen if getattr(score, down) == name}
             cells = [_cell(found.get(target)) for target in self.targets]
-            rows, answered = (min(getattr(score, key) for score in found.values()) for key in ("rows", "answered"))
-            table.add_row(name, *cells, str(rows), f"{answered:.0%}")
+            answered = min(score.answered for score in found.values())
+            unknown = "" if answered == 1.0 else f"\n{1.0 - answered:.0%} no answer"
+            table.add_row(f"{name}{unknown}", *cells, str(max(score.rows for score in found.values())))
         return table
 
 
@@ -179,7 +179,7 @@ def _interval(error: FloatArray, groups: np.ndarray[Any, Any], *, seed: int) -> 
 def _cell(score: Score | None) -> str:
     if score is None or not np.isfinite(score.median):
         return "-"
-    return f"{100 * score.median:.1f} / {100 * score.p90:.1f} ({score.within:.0%})"
+    return f"{100 * score.median:.1f} / {100 * score.p90:.0f}\n({score.within:.0%})"
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ for the batch, never the measured one; the mean answer length is a fact of the w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +121,8 @@ def _all_pairs(table: pd.DataFrame) -> _Pairs:
 def _by_batch(table: pd.DataFrame) -> list[IndexArray]:
     """Positions of each curve's runs, by ascending batch."""
     batch = table["max_num_seqs"].to_numpy()
-    return [rows[np.argsort(batch[rows], kind="stable")] for rows in table.groupby("group_curve").indices.values()]
+    groups = [np.asarray(rows, dtype=np.intp) for rows in table.groupby("group_curve").indices.values()]
+    return [rows[np.argsort(batch[rows], kind="stable")] for rows in groups]
 
 
 def _middle(table: pd.DataFrame) -> IndexArray:
@@ -213,20 +213,21 @@ def _neighbours(curves: Curves) -> tuple[IndexArray, FloatArray]:
     return np.array(inner), np.array(between)
 
 
-def _rows(split: str, method: str, curves: Curves, asked: Any, values: FloatArray) -> pd.DataFrame:
+def _rows(split: str, method: str, curves: Curves, asked: IndexArray, values: FloatArray) -> pd.DataFrame:
     chosen = curves.table.iloc[asked]
-    return pd.concat(
-        [
+    backbones = chosen["group_backbone"].tolist()
+    parts = []
+    for column, target in enumerate(TARGETS):
+        parts.append(
             measured_result.rows_of(
                 split=split,
                 method=method,
                 target=target,
-                group=list(chosen["group_backbone"]),
-                parts={"gpu": chosen["gpu"], "task": chosen["task"], "backbone": chosen["group_backbone"]},
+                group=backbones,
                 x=chosen["max_num_seqs"].to_numpy(dtype=np.float64),
                 measured=curves.measured[asked, column],
                 predicted=values[:, column],
+                parts={"gpu": chosen["gpu"].tolist(), "task": chosen["task"].tolist(), "backbone": backbones},
             )
-            for column, target in enumerate(TARGETS)
-        ]
-    )
+        )
+    return pd.concat(parts)

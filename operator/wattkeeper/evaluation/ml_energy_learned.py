@@ -81,5 +81,5 @@ def held_out(
         for column in range(targets.shape[1]):
             learning = lightgbm.Dataset(features[~held], targets[~held, column], weight=weight[~held])
             model = lightgbm.train({**_PARAMETERS, "seed": seed}, learning, num_boost_round=_ROUNDS)
-            result[held, column] = model.predict(features[held])
+            result[held, column] = np.asarray(model.predict(features[held]), dtype=np.float64)
     return result

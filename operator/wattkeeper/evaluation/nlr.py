@@ -35,6 +35,7 @@ _CALIBRATED_SHARE = 4
 _EVALUATIONS = 8
 _REACH = 2.5
 """How far the logarithm of a cost may move from its start: a factor of twelve."""
+_SIZES = ("prompt_tokens", "output_tokens")
 _SEEDS = 3
 """Orders of the answers that a prediction is the mean of."""
 
@@ -152,7 +153,7 @@ def calibrate(training: pd.DataFrame, profile: ServingProfile, how: Calibration,
         miss,
         logs,
         bounds=(logs - _REACH, logs + _REACH),
-        diff_step=0.02,
+        diff_step=np.full(free, 0.02),
         loss="soft_l1",
         f_scale=0.05,
         max_nfev=_EVALUATIONS,
@@ -172,7 +173,7 @@ def _chosen(training: pd.DataFrame) -> pd.DataFrame:
     """The cells that are simulated in calibration: every rate, for some of the workloads."""
     workload = pd.factorize(training["workload"], sort=True)[0]
     rank = pd.factorize(training["rate"], sort=True)[0]
-    return training[(workload + rank) % _CALIBRATED_SHARE == 0]
+    return training.iloc[np.flatnonzero((workload + rank) % _CALIBRATED_SHARE == 0)]
 
 
 def _run(cell: "pd.Series[float]", training: pd.DataFrame, profile: ServingProfile, how: Calibration) -> finite_run.Run:
@@ -194,12 +195,10 @@ def _answers(cell: "pd.Series[float]", training: pd.DataFrame) -> FloatArray:
     """Percentiles of answer lengths from the lowest training rate of the workload, or of the most similar one."""
     same = training[training["workload"] == cell["workload"]]
     if same.empty:
-        apart = np.abs(
-            np.log(training[["prompt_tokens", "output_tokens"]].div(cell[["prompt_tokens", "output_tokens"]]))
-        )
-        nearest = training.loc[apart.sum(axis=1).idxmin(), "workload"]
+        sizes = training[list(_SIZES)].to_numpy(dtype=np.float64) / cell[list(_SIZES)].to_numpy(dtype=np.float64)
+        nearest = training["workload"].iloc[int(np.abs(np.log(sizes)).sum(axis=1).argmin())]
         same = training[training["workload"] == nearest]
-    lowest = nlr_data.answer_percentiles(same.loc[same["rate"].idxmin()])
+    lowest = nlr_data.answer_percentiles(same.iloc[int(same["rate"].to_numpy().argmin())])
     return np.minimum(lowest, cell["output_cap_tokens"])
 
 
@@ -213,21 +212,21 @@ def _percentiles(run: finite_run.Run, costs: Costs, *, seed: int) -> FloatArray:
 
 def _rows(split: str, method: str, held: pd.DataFrame, values: FloatArray) -> pd.DataFrame:
     group = held["rate"].astype(str) if split == RATES else held["workload"]
-    return pd.concat(
-        [
+    parts = []
+    for column, target in enumerate(TARGETS):
+        parts.append(
             measured_result.rows_of(
                 split=split,
                 method=method,
                 target=target,
-                group=list(group),
-                parts={"workload": held["workload"]},
+                group=group.tolist(),
                 x=held["rate"].to_numpy(dtype=np.float64),
                 measured=held[target].to_numpy(dtype=np.float64),
                 predicted=values[:, column],
+                parts={"workload": held["workload"].tolist()},
             )
-            for column, target in enumerate(TARGETS)
-        ]
-    )
+        )
+    return pd.concat(parts)
 
 
 def _repeats(split: str, runs: pd.DataFrame, cells: pd.DataFrame) -> Sequence[pd.DataFrame]:

@@ -44,7 +44,7 @@ def answer_percentiles(cell: "pd.Series[float]") -> FloatArray:
     """Tokens at `PERCENTILES`, from a cell of a low rate."""
     waits = np.array([cell[f"e2el_p{p}"] for p in PERCENTILES]) - cell["ttft_p50"]
     tokens = 1.0 + waits / cell["tpot_p50"]
-    return np.maximum.accumulate(np.clip(tokens, 1.0, cell["output_cap_tokens"]))
+    return np.asarray(np.maximum.accumulate(np.clip(tokens, 1.0, cell["output_cap_tokens"])))
 
 
 def answers(percentiles: FloatArray, *, mean: float, cap: float, count: int) -> IntArray:
@@ -57,7 +57,7 @@ def answers(percentiles: FloatArray, *, mean: float, cap: float, count: int) -> 
     shortest = max(1.0, _SHORTEST_SHARE * percentiles[0])
 
     def lengths(longest: float) -> FloatArray:
-        return np.minimum(np.interp(share, known, [shortest, *percentiles, longest]), cap)
+        return np.asarray(np.minimum(np.interp(share, known, [shortest, *percentiles, longest]), cap))
 
     low, high = float(percentiles[-1]), _LONGEST * cap
     for _ in range(40):
@@ -65,4 +65,4 @@ def answers(percentiles: FloatArray, *, mean: float, cap: float, count: int) -> 
         low, high = (middle, high) if lengths(middle).mean() < mean else (low, middle)
     found = lengths(high)
     found = np.minimum(found * mean / found.mean(), cap)
-    return np.maximum(1, np.rint(found)).astype(np.int64)
+    return np.asarray(np.maximum(1, np.rint(found)), dtype=np.int64)
