@@ -28,7 +28,7 @@ _GPU_COLOURS = {"nvidia-h100-sxm": "#1b7f5c", "nvidia-b200": "#7d3c98"}
 _METHOD_COLOURS = {
     nlr.FULL: "#1b7f5c",
     nlr.LINEAR: "#d68910",
-    nlr_baselines.CHECK: "#2e6da4",
+    nlr_baselines.CHECK_BELOW: "#2e6da4",
     nlr_baselines.CHAIN: "#c0392b",
     nlr_baselines.INTERPOLATION: "#8a8f98",
 }
@@ -60,11 +60,12 @@ def _nlr_curves(rows: pd.DataFrame, path: Path) -> Path:
             axes.plot(
                 measured["x"], 1e3 * measured["measured"], marker, color="black", ms=4, label=label, fillstyle="none"
             )
-            for method in (nlr.FULL, nlr_baselines.CHECK, nlr_baselines.CHAIN):
+            for method in (nlr.FULL, nlr_baselines.CHECK_BELOW, nlr_baselines.CHAIN):
                 line = part[part["method"] == method].sort_values("x").dropna()
                 label = method if percentile == "p50" else "_"
                 axes.plot(line["x"], 1e3 * line["predicted"], color=_METHOD_COLOURS[method], label=label, lw=1.4)
-        top = rows[(rows["workload"] == chosen) & rows["target"].str.startswith(kind)]["measured"].max()
+        shown = (rows["workload"] == chosen) & (rows["method"] == nlr.FULL) & rows["target"].str.startswith(kind)
+        top = rows[shown]["measured"].max()
         axes.set_ylim(0, 1.35e3 * top)
         _log_x(axes, "requests per second")
         axes.set_ylabel(f"{kind.upper()}, ms")

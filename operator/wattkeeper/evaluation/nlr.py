@@ -1,8 +1,9 @@
 """TTFT and TPOT of the NLR runs at rates and workloads that no calibration saw.
 
-Whole rates, and in a second split whole workloads, are held out. The costs of `evaluation.finite_run` are calibrated on
-training cells alone (least squares of the log errors of the four percentiles, costs kept positive, a start from the
-catalogue), then the held-out runs are simulated. Baselines get the same training cells.
+Whole rates are held out; in two further splits whole workloads, and both sets of prompts in turn. The costs of
+`evaluation.finite_run` are calibrated on training cells alone (least squares of the log errors of the four percentiles,
+costs kept positive, a start from the catalogue), then the held-out runs are simulated. Baselines get the same training
+cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +28,15 @@ NAME = "nlr"
 GOAL = 0.10
 FULL, LINEAR, COMPUTED = "exact stepper, knee and client", "exact stepper, linear step", "same, prompts not cached"
 REPEATS = "repeats of the cell (noise)"
-RATES, WORKLOADS = "unseen rates", "unseen workloads"
-_RATE_FOLDS = 5
+RATES, WORKLOADS, PROMPTS = "unseen rates", "unseen workloads", "unseen prompts"
+_GROUPS = {RATES: "rate", WORKLOADS: "workload", PROMPTS: "prompt_set"}
+_MOST_FOLDS = {RATES: 5, WORKLOADS: 6, PROMPTS: 2}
 _MODEL, _GPU, _GPUS = "meta-llama/Llama-3.1-70B-Instruct", "nvidia-h100-sxm", 4
 _CALIBRATED_SHARE = 4
 """Of each workload every fourth training rate is simulated in calibration, shifted from workload to workload."""
 _EVALUATIONS = 8
 _REACH = 2.5
 """How far the logarithm of a cost may move from its start: a factor of twelve."""
-_SIZES = ("prompt_tokens", "output_tokens")
 _SEEDS = 3
 """Orders of the answers that a prediction is the mean of."""
 
@@ -63,7 +64,8 @@ def evaluate(
     cells = nlr_data.cells_of(runs)
     profile = node_profile()
     frames, costs = [], {}
-    for split, column, folds in ((RATES, "rate", _RATE_FOLDS), (WORKLOADS, "workload", cells["workload"].nunique())):
+    for split, column in _GROUPS.items():
+        folds = min(cells[column].nunique(), _MOST_FOLDS[split])
         fold = group_folds(cells[column].astype(str), folds=folds, seed=seed)
         for number in range(folds):
             tell(f"{NAME}: {split}, fold {number + 1} of {folds}")
@@ -79,10 +81,11 @@ def evaluate(
                 computed = calibrate(training, profile, _COMPUTED, seed=seed)
                 predicted[COMPUTED] = predict(computed, held, training, profile, _COMPUTED, seed=seed)
             spread = [_answers(cell, training) for _, cell in held.iterrows()]
-            predicted |= nlr_baselines.stationary(linear, held, spread, profile)
+            predicted |= nlr_baselines.stationary(linear, full, held, spread, profile)
             predicted[nlr_baselines.INTERPOLATION] = nlr_baselines.interpolation(held, training)
             frames += [_rows(split, method, held, values) for method, values in predicted.items()]
-        frames += _repeats(split, runs, cells)
+        if split == RATES:
+            frames += _repeats(split, runs, cells)
     rows = pd.concat(frames, ignore_index=True).sort_values("split", kind="stable")
     return Evaluation(
         name=NAME,
@@ -193,11 +196,7 @@ def _run(cell: "pd.Series[float]", training: pd.DataFrame, profile: ServingProfi
 
 def _answers(cell: "pd.Series[float]", training: pd.DataFrame) -> FloatArray:
     """Percentiles of answer lengths from the lowest training rate of the workload, or of the most similar one."""
-    same = training[training["workload"] == cell["workload"]]
-    if same.empty:
-        sizes = training[list(_SIZES)].to_numpy(dtype=np.float64) / cell[list(_SIZES)].to_numpy(dtype=np.float64)
-        nearest = training["workload"].iloc[int(np.abs(np.log(sizes)).sum(axis=1).argmin())]
-        same = training[training["workload"] == nearest]
+    same = nlr_data.most_similar(cell, training)
     lowest = nlr_data.answer_percentiles(same.iloc[int(same["rate"].to_numpy().argmin())])
     return np.minimum(lowest, cell["output_cap_tokens"])
 
@@ -211,7 +210,7 @@ def _percentiles(run: finite_run.Run, costs: Costs, *, seed: int) -> FloatArray:
 
 
 def _rows(split: str, method: str, held: pd.DataFrame, values: FloatArray) -> pd.DataFrame:
-    group = held["rate"].astype(str) if split == RATES else held["workload"]
+    group = held[_GROUPS[split]].astype(str)
     parts = []
     for column, target in enumerate(TARGETS):
         parts.append(
@@ -233,7 +232,8 @@ def _repeats(split: str, runs: pd.DataFrame, cells: pd.DataFrame) -> Sequence[pd
     """Each single run against the median of its cell: what no prediction of the cell can undercut on single runs."""
     keys = ["workload", "rate"]
     median = runs[keys].merge(cells, on=keys, how="left")
-    return [_rows(split, REPEATS, runs, median[list(TARGETS)].to_numpy(dtype=np.float64))]
+    named = runs.assign(prompt_set=median["prompt_set"])
+    return [_rows(split, REPEATS, named, median[list(TARGETS)].to_numpy(dtype=np.float64))]
 
 
 def _readable(costs: Costs) -> dict[str, float]:

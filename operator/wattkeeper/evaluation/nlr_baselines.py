@@ -20,6 +20,7 @@ from wattkeeper.queueing import mean_chain, sla
 from wattkeeper.queueing.types import Candidates
 
 CHECK, CHAIN, MM1, MMC = "queueing.sla.predict", "state-dependent mean chain", "M/M/1 mean", "M/M/c mean"
+CHECK_BELOW = "queueing.sla.predict, below knee"
 INTERPOLATION = "between training rates"
 _SLOTS, _BUDGET, _MAX_QUEUE = 1024, 8192.0, 4096
 _LENGTHS = 24
@@ -28,11 +29,14 @@ _COMPUTED_TOKENS = 8.5
 
 
 def stationary(
-    costs: Costs, held: pd.DataFrame, percentiles: list[FloatArray], profile: ServingProfile
+    costs: Costs, bent: Costs, held: pd.DataFrame, percentiles: list[FloatArray], profile: ServingProfile
 ) -> dict[str, FloatArray]:
-    """Seconds of `TARGETS` per held-out cell (N, 4) and method; NaN where the model has no steady state."""
-    found: dict[str, list[FloatArray]] = {CHECK: [], CHAIN: [], MM1: [], MMC: []}
-    measured = _with(costs, profile)
+    """Seconds of `TARGETS` per held-out cell (N, 4) and method; NaN where the model has no steady state.
+
+    `costs` are linear, `bent` have a knee: below it the check is asked with their first slope as well.
+    """
+    found: dict[str, list[FloatArray]] = {CHECK: [], CHECK_BELOW: [], CHAIN: [], MM1: [], MMC: []}
+    measured, below = _with(costs, profile), _with(bent, profile)
     for (_, cell), known in zip(held.iterrows(), percentiles, strict=True):
         lengths = nlr_data.answers(known, mean=cell["output_tokens"], cap=cell["output_cap_tokens"], count=_LENGTHS)
         tokens, counts = np.unique(lengths, return_counts=True)
@@ -43,8 +47,9 @@ def stationary(
             dispersion=Dispersion.flat(1e-2),
             prefix_hit_ratio=1.0 - _COMPUTED_TOKENS / cell["prompt_tokens"],
         )
-        check, capacity = _check(measured, workload, costs.client_seconds)
+        check, capacity = _check(measured, workload, costs)
         found[CHECK].append(check)
+        found[CHECK_BELOW].append(_check(below, workload, bent)[0])
         found[CHAIN].append(_chain(costs, workload))
         queues = _queues(costs, workload, capacity)
         found[MM1].append(queues[0])
@@ -53,12 +58,10 @@ def stationary(
 
 
 def interpolation(held: pd.DataFrame, training: pd.DataFrame) -> FloatArray:
-    """Between the training rates of the same workload, in logarithms, constant beyond them; NaN for a new workload."""
-    result = np.full((len(held), len(TARGETS)), np.nan)
+    """Between the training rates of the same or the most similar workload, in logarithms, constant beyond them."""
+    result = np.empty((len(held), len(TARGETS)))
     for row, (_, cell) in enumerate(held.iterrows()):
-        same = training[training["workload"] == cell["workload"]].sort_values("rate")
-        if same.empty:
-            continue
+        same = nlr_data.most_similar(cell, training).sort_values("rate")
         for column, target in enumerate(TARGETS):
             logs = np.interp(np.log(cell["rate"]), np.log(same["rate"]), np.log(same[target]))
             result[row, column] = np.exp(logs)
@@ -77,8 +80,8 @@ def _with(costs: Costs, profile: ServingProfile) -> ServingProfile:
     return replace(profile, iteration=iteration)
 
 
-def _check(profile: ServingProfile, workload: Workload, client_seconds: float) -> tuple[FloatArray, float]:
-    """The operator's own check at both percentiles, and the capacity that it sees."""
+def _check(profile: ServingProfile, workload: Workload, costs: Costs) -> tuple[FloatArray, float]:
+    """The operator's own check at both percentiles, and the capacity that it sees; no answer beyond a knee."""
     one = np.ones(1)
     candidates = Candidates(
         replicas=one,
@@ -92,10 +95,14 @@ def _check(profile: ServingProfile, workload: Workload, client_seconds: float) -
         sla.predict(profile, workload, candidates, ttft_percentile=percentile, tpot_percentile=percentile)
         for percentile in (50.0, 90.0)
     )
+    batch = float(middle.batch[0])
+    if costs.beyond_knee_seconds > 0.0 and batch > costs.knee_sequences:
+        return np.full(len(TARGETS), np.nan), float(middle.capacity_rps[0])
+    client = costs.client_seconds + costs.front_end_seconds + costs.delivery_seconds * batch
     seconds = np.array(
         [
-            middle.ttft_seconds[0] + client_seconds,
-            high.ttft_seconds[0] + client_seconds,
+            middle.ttft_seconds[0] + client,
+            high.ttft_seconds[0] + client,
             middle.tpot_seconds[0],
             high.tpot_seconds[0],
         ]

@@ -17,6 +17,7 @@ PERCENTILES = (10, 30, 50, 70, 90)
 TARGETS = ("ttft_p50", "ttft_p90", "tpot_p50", "tpot_p90")
 _COLUMNS = tuple(f"p{p}_{kind}_ms" for kind in ("ttft", "tpot", "e2el") for p in PERCENTILES)
 _RENAMED = {f"p{p}_{kind}_ms": f"{kind}_p{p}" for kind in ("ttft", "tpot", "e2el") for p in PERCENTILES}
+_SIZES = ("prompt_tokens", "output_tokens")
 _LONGEST = 6.0
 """Longest answer that would have been given without the cap, over the cap."""
 _SHORTEST_SHARE = 0.3
@@ -36,8 +37,19 @@ def load_runs(folder: Path, *, check: bool = True) -> pd.DataFrame:
 
 
 def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """The median over the repeats of each workload and rate."""
-    return runs.groupby(["workload", "rate"], sort=True).median().reset_index()
+    """The median over the repeats of each workload and rate; `prompt_set` tells which prompts it has."""
+    cells = runs.groupby(["workload", "rate"], sort=True).median().reset_index()
+    return cells.assign(prompt_set=cells["workload"].str.partition("|")[0])
+
+
+def most_similar(cell: "pd.Series[float]", training: pd.DataFrame) -> pd.DataFrame:
+    """The training cells of the same workload, else of the one with the nearest mean prompt and answer."""
+    same = training[training["workload"] == cell["workload"]]
+    if len(same):
+        return same
+    sizes = training[list(_SIZES)].to_numpy(dtype=np.float64) / cell[list(_SIZES)].to_numpy(dtype=np.float64)
+    nearest = training["workload"].iloc[int(np.abs(np.log(sizes)).sum(axis=1).argmin())]
+    return training[training["workload"] == nearest]
 
 
 def answer_percentiles(cell: "pd.Series[float]") -> FloatArray:

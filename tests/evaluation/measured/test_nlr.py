@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ def test_calibration_predicts_rates_that_it_did_not_see() -> None:
 def test_stationary_models_have_no_answer_above_capacity() -> None:
     cells = made_up((2.0, 800.0), requests=60)
     known = [np.array([60.0, 100.0, 150.0, 220.0, 330.0])] * len(cells)
-    found = nlr_baselines.stationary(TRUTH, cells, known, nlr.node_profile())
+    linear = dataclasses.replace(TRUTH, per_decode_seconds=9e-5, beyond_knee_seconds=0.0)
+    found = nlr_baselines.stationary(linear, TRUTH, cells, known, nlr.node_profile())
     low, high = cells["rate"] == 2.0, cells["rate"] == 800.0
     for values in found.values():
         assert np.isfinite(values[low]).all()
@@ -94,7 +96,14 @@ def test_interpolation_between_training_rates_is_exact_on_a_power_law() -> None:
         cells[target] = 0.1 * cells["rate"] ** 0.5
     found = nlr_baselines.interpolation(cells.iloc[[1]], cells.iloc[[0, 2]])
     assert found == pytest.approx(np.full((1, 4), 0.1 * 10**0.5))
-    assert np.isnan(nlr_baselines.interpolation(cells.assign(workload="new").iloc[[1]], cells)).all()
+
+
+def test_a_new_workload_goes_by_the_most_similar_one() -> None:
+    cells = made_up((5.0, 20.0), requests=60)
+    new = cells.iloc[[0]].assign(workload="new", prompt_tokens=170.0)
+    assert set(nlr_data.most_similar(new.iloc[0], cells)["workload"]) == {"long prompts|512"}
+    expected = cells[(cells["workload"] == "long prompts|512") & (cells["rate"] == 5.0)][list(nlr_data.TARGETS)]
+    assert nlr_baselines.interpolation(new, cells) == pytest.approx(expected.to_numpy())
 
 
 @pytest.mark.data
