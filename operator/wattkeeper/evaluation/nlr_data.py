@@ -49,7 +49,7 @@ def most_similar(cell: "pd.Series[float]", training: pd.DataFrame) -> pd.DataFra
         return same
     sizes = training[list(_SIZES)].to_numpy(dtype=np.float64) / cell[list(_SIZES)].to_numpy(dtype=np.float64)
     nearest = training["workload"].iloc[int(np.abs(np.log(sizes)).sum(axis=1).argmin())]
-    return training[training["workload"] == nearest]
+    return training.iloc[np.flatnonzero(training["workload"] == nearest)]
 
 
 def answer_percentiles(cell: "pd.Series[float]") -> FloatArray:
