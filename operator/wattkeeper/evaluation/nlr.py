@@ -26,7 +26,13 @@ from wattkeeper.physics.profile import ServingProfile
 
 NAME = "nlr"
 GOAL = 0.10
-FULL, LINEAR, COMPUTED = "exact stepper, knee and client", "exact stepper, linear step", "same, prompts not cached"
+FULL, LINEAR, COMPUTED = (
+    "exact stepper, knee and client",
+    "exact stepper, linear step",
+    "linear step, prompts not cached",
+)
+KNOWN = "knee and client, lengths known"
+"""Read off the held-out workload's own run at the lowest rate; else from the most similar training workload."""
 REPEATS = "repeats of the cell (noise)"
 RATES, WORKLOADS, PROMPTS = "unseen rates", "unseen workloads", "unseen prompts"
 _GROUPS = {RATES: "rate", WORKLOADS: "workload", PROMPTS: "prompt_set"}
@@ -80,6 +86,8 @@ def evaluate(
             if split == RATES:
                 computed = calibrate(training, profile, _COMPUTED, seed=seed)
                 predicted[COMPUTED] = predict(computed, held, training, profile, _COMPUTED, seed=seed)
+            if split == PROMPTS:
+                predicted[KNOWN] = predict(full, held, cells, profile, _FULL, seed=seed)
             spread = [_answers(cell, training) for _, cell in held.iterrows()]
             predicted |= nlr_baselines.stationary(linear, full, held, spread, profile)
             predicted[nlr_baselines.INTERPOLATION] = nlr_baselines.interpolation(held, training)
