@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from wattkeeper.evaluation import measured_result, ml_energy, nlr, nlr_baselines
 from wattkeeper.evaluation.measured_result import Evaluation
 
-_DPI = 80
+_DPI = 72
 _LABELS = {
     "ttft_p50": "TTFT, median",
     "ttft_p90": "TTFT, 90th percentile",
@@ -77,7 +77,7 @@ def _nlr_curves(rows: pd.DataFrame, path: Path) -> Path:
 
 def _nlr_errors(rows: pd.DataFrame, goal: float, path: Path) -> Path:
     targets = list(dict.fromkeys(rows["target"]))
-    figure, grid = plt.subplots(2, 2, figsize=(11, 6.5), constrained_layout=True, sharex=True, sharey=True)
+    figure, grid = plt.subplots(2, 2, figsize=(10.5, 6.2), constrained_layout=True, sharex=True, sharey=True)
     for axes, target in zip(grid.flat, targets, strict=True):
         for method, colour in _METHOD_COLOURS.items():
             part = rows[(rows["method"] == method) & (rows["target"] == target)]
