@@ -254,6 +254,17 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
     return _checked(NLR_H100, table, watts=raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"])
 
 
+def columns(source: Source, folder: Path, *, words: tuple[str, ...] = (), numbers: tuple[str, ...]) -> pd.DataFrame:
+    """Further columns of a source as published, one row per run in the order of its loader; content is not checked.
+
+    Raises DataFileError: missing, unreadable, or without these columns.
+    """
+    if source is not NLR_H100:
+        return _read(source, folder, words=words, numbers=numbers)
+    raw = _read(source, folder, words=(*words, "run_completed"), numbers=numbers)
+    return raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
+
+
 def _read(source: Source, folder: Path, *, words: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
     """The used columns of a source, from the flat file or from copies of the upstream files."""
     base = folder / source.folder
