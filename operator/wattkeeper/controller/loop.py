@@ -273,8 +273,8 @@ class FleetLoop:
         snapshot, error = self.measurements.of(service)
         if snapshot is None and error is None:
             return  # the first collection since the start is under way: nothing is missing yet
-        if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
-            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=snapshot)
+        for shown in self.measurements.since(service, state.snapshot_seen):
+            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
         observation = observe(
             pods=service.pod_names,
             namespace=service.namespace,
@@ -285,6 +285,8 @@ class FleetLoop:
             slo=service.slo,
             last_workload=state.workload,
             dispersion=self.settings.dispersion or state.dispersion.value,
+            # Counted in wall time: sped up, a bin would span minutes and its edges jitter by seconds.
+            arrivals=state.dispersion.record if self.clock.speed_up == 1.0 else None,
             gpus_per_pod=service.gpus_per_replica,
             gpus_by_pod=view.gpus(service),
         )

@@ -8,7 +8,7 @@ replicas saturate.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from wattkeeper.domain.arrivals import POISSON, Dispersion
+from wattkeeper.domain.arrivals import POISSON, ArrivalRecord, Dispersion
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, MetricsState, PodReading, ServiceObservation
 from wattkeeper.domain.plan import LatencyTarget, Slo
@@ -31,6 +31,7 @@ def observe(
     slo: Slo,
     last_workload: Workload | None,
     dispersion: Dispersion | None = None,
+    arrivals: ArrivalRecord | None = None,
     gpus_per_pod: int | None = None,
     gpus_by_pod: Mapping[str, Sequence[GpuReading]] | None = None,
 ) -> ServiceObservation:
@@ -38,9 +39,9 @@ def observe(
 
     `snapshot_error` is why the latest collection failed (None: it did not). `last_workload` is the workload last
     observed: its lengths stand in while idle, and its rate bounds what is assumed of pods that do not report.
-    `dispersion` comes from a `DispersionEstimator`. A pod has power only where `gpus_per_pod` of its GPUs (all that it
-    shows, where that is not given) have watts; `gpus_by_pod` (the node agent's own readings) fills in for pods whose
-    GPUs the snapshot does not know.
+    `dispersion` and `arrivals` come from a `DispersionEstimator`. A pod has power only where `gpus_per_pod` of its GPUs
+    (all that it shows, where that is not given) have watts; `gpus_by_pod` (the node agent's own readings) fills in for
+    pods whose GPUs the snapshot does not know.
     """
     if snapshot is None:
         return _nothing(pods, now_seconds, snapshot_error)
@@ -78,6 +79,7 @@ def observe(
         pods_reporting=len(reporting),
         age_seconds=max(ages[pod] for pod in reporting),
         workload=_workload(readings, expected=len(pods), last=last_workload, dispersion=dispersion),
+        arrivals=arrivals,
         running=_sum_known(fresh.values(), lambda reading: reading.running),
         waiting=_sum_known(fresh.values(), lambda reading: reading.waiting),
         kv_usage_max=max(usages, default=None),
