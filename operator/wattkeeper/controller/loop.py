@@ -300,6 +300,7 @@ class FleetLoop:
             dispersion=self.settings.dispersion or state.dispersion.value,
             # Counted in wall time: sped up, a bin would span minutes and its edges jitter by seconds.
             arrivals=state.dispersion.record if self.clock.speed_up == 1.0 else None,
+            longest_tokens=None if service.profile is None else service.profile.max_model_len,
             gpus_per_pod=service.gpus_per_replica,
             gpus_by_pod=gpus_by_pod,
         )
