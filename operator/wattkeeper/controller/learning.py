@@ -43,6 +43,8 @@ _SPACING_SECONDS = 5.0
 _MOST_WINDOWS = 720
 """Kept per service: an hour at one per five seconds."""
 _ESTIMATE_SECONDS = 60.0
+_LEAST_ESTIMATE_SECONDS = 2.0
+"""Wall time, where a simulation is sped up."""
 _PODS_TRIED = 3
 _CLOCK_TOLERANCE = 0.02
 """Relative difference of the SM clock at both ends of a window beyond which it moved."""
@@ -155,7 +157,7 @@ class Learning:
             if known is not None:
                 fresh.append(pod)
         self._seen_series |= any(engine.iteration_count is not None for engine, _ in self._last.values())
-        if not fresh or snapshot.time_seconds - self._last_window < 0.9 * _SPACING_SECONDS:
+        if not fresh or snapshot.time_seconds - self._last_window < 0.9 * _SPACING_SECONDS / self.speed_up:
             return
         for _ in range(min(_PODS_TRIED, len(fresh))):
             self._turn += 1
@@ -171,11 +173,12 @@ class Learning:
 
     def conclude(self, now_seconds: float) -> None:
         """Compute the fit where it is due. `now_seconds`: wall time."""
+        every = max(_ESTIMATE_SECONDS / self.speed_up, _LEAST_ESTIMATE_SECONDS)
         if self._due is None:
-            self._due = now_seconds + _ESTIMATE_SECONDS * (zlib.crc32(self.seed.encode()) % 1000) / 1000
+            self._due = now_seconds + every * (zlib.crc32(self.seed.encode()) % 1000) / 1000
         if now_seconds < self._due or self._refit is None or self._base is None or self._begin is None:
             return
-        self._due = now_seconds + _ESTIMATE_SECONDS
+        self._due = now_seconds + every
         if not self._fresh_windows:
             if not self.learned.fits and not self._seen_series:
                 self.learned = replace(self.learned, state=NO_SERIES)
