@@ -20,6 +20,7 @@ were batches: the safe assumption. (vLLM's queue-time histogram would tell more 
 bursts, which its lowest bucket of 0.3 s does not show.)
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from wattkeeper.telemetry.source import Snapshot
 RECORD_SECONDS = 1800.0
 """How far back arrivals are kept."""
 _MAX_BINS = 400
+_LATEST_BINS = 31
 _BINS_BETWEEN = 6
 """Bins between two looks at burstiness, which changes slowly."""
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -68,15 +70,12 @@ class _Mark:
 class _Bin:
     begin_seconds: float
     end_seconds: float
+    seconds: float
     arrivals: float
     joined: bool
     """False where no bin lies directly before it: the count started afresh."""
     exact: bool
     """False where a pod came, went or restarted meanwhile."""
-
-    @property
-    def seconds(self) -> float:
-        return self.end_seconds - self.begin_seconds
 
 
 class DispersionEstimator:
@@ -123,6 +122,7 @@ class DispersionEstimator:
             made = _Bin(
                 begin_seconds=begin,
                 end_seconds=end,
+                seconds=end - begin,
                 arrivals=max(0.0, sum(counted)),
                 joined=not self._fresh,
                 exact=len(stayed) == len(marks) == len(self._marks),
@@ -137,7 +137,7 @@ class DispersionEstimator:
     def value(self) -> Dispersion | None:
         """The index of dispersion, at least 1 at every window; None while too little was seen to tell."""
         if self._bins_since >= _BINS_BETWEEN or (self._value is None and self._bins_since):
-            self._value = _dispersion([_counts(run) for run in self._runs(exact=True)])
+            self._value = _dispersion([_counts(run) for run in self._runs()])
             self._bins_since = 0
         return self._value
 
@@ -147,23 +147,32 @@ class DispersionEstimator:
 
         It ends with the latest reading; bins are at most twice as long as the median one.
         """
-        runs = self._runs(exact=False)
-        if not runs or self._fresh or runs[-1][-1] is not self._bins[-1]:
+        if self._fresh or not self._bins:
             return None
-        bins = runs[-1]
-        return ArrivalRecord(
-            edges_seconds=(bins[0].begin_seconds, *(found.end_seconds for found in bins)),
-            counts=tuple(found.arrivals for found in bins),
-        )
+        longest = self._longest_seconds()
+        edges, counts = [self._bins[-1].end_seconds], []
+        for found in reversed(self._bins):
+            if found.seconds > longest:
+                break
+            edges.append(found.begin_seconds)
+            counts.append(found.arrivals)
+            if not found.joined:
+                break
+        return ArrivalRecord(edges_seconds=tuple(reversed(edges)), counts=tuple(reversed(counts))) if counts else None
 
-    def _runs(self, *, exact: bool) -> list[list[_Bin]]:
-        """Bins in stretches without breaks, exact ones only or all; one much longer than usual spans a gap."""
+    def _longest_seconds(self) -> float:
+        """Longest bin that spans no gap. The median is that of the latest bins."""
+        latest = sorted(found.seconds for found in itertools.islice(reversed(self._bins), _LATEST_BINS))
+        return _MAX_LENGTH_RATIO * latest[len(latest) // 2]
+
+    def _runs(self) -> list[list[_Bin]]:
+        """Exact bins in stretches without breaks; one much longer than usual spans a gap."""
         if not self._bins:
             return []
-        longest = _MAX_LENGTH_RATIO * float(np.median([found.seconds for found in self._bins]))
+        longest = self._longest_seconds()
         runs: list[list[_Bin]] = [[]]
         for found in self._bins:
-            fits = found.seconds <= longest and (found.exact or not exact)
+            fits = found.exact and found.seconds <= longest
             if not found.joined or not fits:
                 runs.append([])
             if fits:
