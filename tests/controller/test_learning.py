@@ -380,6 +380,49 @@ def test_cost_and_memory_are_bounded():
     assert spent / 900 < 0.003, "seconds per snapshot, on a machine that does other things as well"
 
 
+@pytest.mark.parametrize("counts_hits", [True, False])
+def test_prefix_hits_are_no_prefill_whichever_way_a_version_counts(counts_hits):
+    """Older versions count cached tokens of prompts in their iteration tokens, newer ones do not."""
+    made = Learning(seed="x")
+    base = estimated(engines.wrong(TRUE, 1.3, 1.3, 1.3))
+    made.profile_of(base, ENGINE)
+    totals = dict.fromkeys(("gaps", "seconds", "tokens", "steps", "prompts", "hits"), 0.0)
+    load = dataclasses.replace(workload(LONG_ANSWERS), prefix_hit_ratio=0.6)
+    cache = KvCacheInfo(num_gpu_blocks=26_001, block_size=16)
+    for index in range(200):
+        n = 60.0 + 50.0 * math.sin(index / 3.0)
+        computed, kv = n * (4.0 + 3.0 * math.sin(index / 2.1)), n * (900.0 + 400.0 * math.sin(index / 4.7))
+        hits = 1.5 * computed
+        seconds = float(
+            step.step_seconds(
+                dataclasses.replace(TRUE, da_seconds_per_token_squared=0.0),
+                prefill_tokens=computed,
+                decode_sequences=n,
+                kv_tokens=kv,
+            )
+        )
+        steps = 5.0 / seconds
+        for name, value in {
+            "gaps": n, "seconds": n * seconds, "tokens": n + computed + hits * counts_hits, "steps": 1.0,
+            "prompts": computed + hits, "hits": hits,
+        }.items():  # fmt: skip
+            totals[name] += steps * value
+        engine = EngineCounters(
+            time_seconds=5.0 * index, running=n, kv_usage=(kv + 8.0 * n) / 416_000.0, preemptions=0.0,
+            prompt_tokens=totals["prompts"], cached_prompt_tokens=totals["hits"], generation_tokens=totals["gaps"],
+            inter_token_seconds_sum=totals["seconds"], inter_token_count=totals["gaps"],
+            iteration_tokens_sum=totals["tokens"], iteration_count=totals["steps"],
+        )  # fmt: skip
+        reading = PodReading(namespace="team", pod="a", age_seconds=0.0, engine=engine, kv_cache=cache)
+        snapshot = Snapshot(time_seconds=5.0 * index, pods={("team", "a"): reading})
+        follow([snapshot], base, made=made, workload=load)
+    planned = made.profile_of(base, ENGINE)
+    work = {"prefill_tokens": 240.0, "decode_sequences": 60.0, "kv_tokens": 54_000.0}
+    assert float(step.step_seconds(planned.iteration, **work)) == pytest.approx(
+        float(step.step_seconds(TRUE, **work)), rel=0.06
+    )
+
+
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.none()
 COUNTERS = st.builds(
     EngineCounters, time_seconds=st.floats(0, 1e6), **dict.fromkeys(OPTIONAL, NUMBERS | st.floats(0, 1e9))

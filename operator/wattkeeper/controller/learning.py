@@ -5,6 +5,9 @@ Every pass hands over the new snapshots. Of each, one pod in turn gives a window
 a restart, with preemptions or while the clock moved are left out and counted by reason. The fit is computed at most
 once a minute, at another time for every service.
 
+KV blocks that running requests share count once in vLLM's usage and are read by each: where long prefixes are shared at
+the same time the KV term comes out too large, which errs towards longer steps.
+
 What is planned with is the profile with its step-time terms multiplied by what was found, on a grid of a few percent:
 then a plan does not change with the last digit, and services on equal hardware keep equal profiles, which the models
 judge in one call. Where the load does not tell the terms apart, they move together (the level); where too little was

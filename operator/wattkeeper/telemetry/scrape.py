@@ -246,11 +246,11 @@ class _Page:
 
 
 class _GpuHistory:
-    """Gauges of one GPU exporter; watts are averaged over the window, to match the token rates."""
+    """Gauges of one GPU exporter; watts and clocks are averaged over the window, to match the token rates."""
 
     def __init__(self, window_seconds: float) -> None:
         self._window_seconds = window_seconds
-        self._watts: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
+        self._values: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
         self._latest: list[tuple[str, Labels, float]] = []
         self.time_seconds = 0.0
 
@@ -263,26 +263,26 @@ class _GpuHistory:
         ]
         seen: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
         for canonical, labels, value in self._latest:
-            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+            if canonical == aliases.GPU_LIMIT:
                 continue
             key = (canonical, frozenset(labels.items()))
             if key in seen:
                 continue  # an older name of the same quantity
-            values = seen[key] = self._watts.get(key, deque())
+            values = seen[key] = self._values.get(key, deque())
             values.append((time_seconds, value))
             while values[0][0] < time_seconds - self._window_seconds:
                 values.popleft()
-        self._watts = seen
+        self._values = seen
 
     def answers(self, now_seconds: float) -> dict[str, list[Sample]]:
         found: dict[str, list[Sample]] = {}
-        for (canonical, identity), values in self._watts.items():
+        for (canonical, identity), values in self._values.items():
             mean = sum(value for _, value in values) / len(values)
             found.setdefault(canonical, []).append(Sample(dict(identity), now_seconds, mean))
             if canonical == aliases.GPU_POWER:
                 found.setdefault("gpu_age", []).append(Sample(dict(identity), now_seconds, self.time_seconds))
         for canonical, labels, value in self._latest:
-            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+            if canonical == aliases.GPU_LIMIT:
                 found.setdefault(canonical, []).append(Sample(labels, now_seconds, value))
         return found
 
