@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattkeeper.domain.observation import EngineCounters, PodReading
-from wattkeeper.telemetry.dispersion import RECORD_SECONDS, DispersionEstimator
+from wattkeeper.telemetry.dispersion import MAX_DISPERSION, RECORD_SECONDS, DispersionEstimator
 from wattkeeper.telemetry.source import Snapshot
 
 
@@ -106,8 +106,8 @@ def test_few_windows_never_lower_the_index_and_reach_no_further_than_the_record(
         found = estimator(8 * random.poisson(12, count)).value
         assert found.windows_seconds[-1] <= 5.0 * count / 2
         assert found.index[-1] >= 0.6 * found.index[0]
-        assert max(found.index) <= 100.0
-    assert max(estimator([0, 50_000] * 100).value.index) == 100.0
+        assert max(found.index) <= MAX_DISPERSION
+    assert max(estimator([0, 50_000] * 100).value.index) == MAX_DISPERSION
 
 
 def test_below_the_scrape_interval_the_shortest_window_holds():
@@ -212,7 +212,7 @@ def test_any_readings_give_at_least_one_and_a_bound(readings):
     made = DispersionEstimator()
     for index, reading in enumerate(readings):
         made.update(namespace="team", pods=["a"], snapshot=snapshot(5.0 * index, {"a": reading}))
-    assert made.value is None or all(1.0 <= index <= 100.0 for index in made.value.index)
+    assert made.value is None or all(1.0 <= index <= MAX_DISPERSION for index in made.value.index)
     assert made.record is None or made.record.span_seconds > 0
 
 

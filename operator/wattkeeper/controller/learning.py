@@ -111,6 +111,7 @@ class Learning:
     _last_window: float = -math.inf
     _due: float | None = None
     _turn: int = 0
+    _seen_pods: bool = False
     _seen_series: bool = False
     _fresh_windows: int = 0
 
@@ -146,6 +147,7 @@ class Learning:
             self.dropped[ROLLING_OUT] += 1
             return
         shown = {pod: reading for pod in pods if (reading := snapshot.pods.get((namespace, pod))) is not None}
+        self._seen_pods |= bool(shown)
         before, self._last = self._last, {}
         fresh = []
         for pod, reading in shown.items():
@@ -183,7 +185,7 @@ class Learning:
             return
         self._due = now_seconds + every
         if not self._fresh_windows:
-            if not self.learned.fits and not self._seen_series:
+            if not self.learned.fits and self._seen_pods and not self._seen_series:
                 self.learned = replace(self.learned, state=NO_SERIES)
             return
         self._fresh_windows = 0
