@@ -87,7 +87,10 @@ class PlannerSettings:
     margin_untrusted: float = 0.35
     """Added where the models are not trusted (safe widening)."""
     margin_estimated_profile: float = 0.15
-    """Added where the profile is a data-sheet estimate instead of a measurement."""
+    """Added where the profile is a data-sheet estimate instead of a measurement: at `estimated_profile_error`, else in
+    proportion to the profile's error, up to twice of it."""
+    estimated_profile_error: float = 0.25
+    """One-sigma relative error of step time of a data-sheet estimate."""
     margin_max: float = 1.0
     """Upper bound of the sum of all margins."""
 
