@@ -20,7 +20,7 @@ SLO_TTFT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 SLO_TPOT_SECONDS = (0.015, 0.025, 0.05, 0.1)
 """Every pair is an SLO whose attainment is counted."""
 WINDOWS_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_WARM = 0.05
+WARM = 0.05
 """Share of the requests, the first ones, that is not counted."""
 _SATURATING_REQUESTS = 3000
 _AMPLE = 3.0
@@ -133,7 +133,7 @@ def _run(
     full: saturation.Saturation,
     outcome: Outcome,
 ) -> Run | None:
-    warm = int(_WARM * len(times))
+    warm = int(WARM * len(times))
     ttft, tpot = ttft[warm:], tpot[warm:]
     several = np.isfinite(tpot)
     if not several.any():
