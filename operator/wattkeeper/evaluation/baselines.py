@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation.methods import Latencies, Method, truth
 from wattkeeper.evaluation.runs import Run
 from wattkeeper.physics import step
 from wattkeeper.queueing import mean_chain
+
+StringArray = npt.NDArray[np.str_]
 
 KV_EFFICIENCY = 0.65
 """Fitted in the study; 1 is what KV memory would hold without waste."""
@@ -78,8 +81,6 @@ class Capacity:
 
     requests_per_second: FloatArray
     residents: FloatArray
-    bound: tuple[str, ...]
-    """What binds: "slots", "budget" or "KV"."""
 
 
 def capacity(m: Moments, *, kv_efficiency: float = KV_EFFICIENCY) -> Capacity:
@@ -89,10 +90,15 @@ def capacity(m: Moments, *, kv_efficiency: float = KV_EFFICIENCY) -> Capacity:
     by_slots = residents / (m.steps + 1.0)
     by_budget = m.budget / (m.computed + m.steps)
     finished = np.minimum(by_slots, by_budget)
-    bound = np.where(by_budget < by_slots, "budget", np.where(in_memory < m.slots, "KV", "slots"))
-    return Capacity(
-        requests_per_second=finished / (m.fixed + finished * m.work), residents=residents, bound=tuple(bound.tolist())
-    )
+    return Capacity(requests_per_second=finished / (m.fixed + finished * m.work), residents=residents)
+
+
+def binding(m: Moments) -> StringArray:
+    """What limits each run at saturation if no KV memory is wasted: "slots", "budget" or "KV"; shape (N,)."""
+    in_memory = m.kv_tokens / m.context
+    by_slots = np.minimum(m.slots, in_memory) / (m.steps + 1.0)
+    by_budget = m.budget / (m.computed + m.steps)
+    return np.where(by_budget < by_slots, "budget", np.where(in_memory < m.slots, "KV", "slots"))
 
 
 def mm1(runs: Sequence[Run], percentile: float) -> Latencies:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wattkeeper import replica
 from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.workload import FloatArray, LengthDistribution, Workload
 from wattkeeper.evaluation import runs
@@ -16,6 +15,7 @@ from wattkeeper.evaluation.grid import Grid
 from wattkeeper.evaluation.points import OperatingPoint
 from wattkeeper.evaluation.runs import Run
 from wattkeeper.physics import step
+from wattkeeper.replica import arrivals, saturation, state, stepper, types
 
 
 def simulated(
@@ -78,9 +78,8 @@ def key(point: OperatingPoint, recorded: FloatArray | None) -> str:
 def _simulator() -> bytes:
     """Of the source: a simulator that was changed makes all kept runs stale."""
     digest = hashlib.sha256()
-    files = [Path(str(runs.__file__)), Path(str(step.__file__)), *Path(replica.__path__[0]).glob("*.py")]
-    for path in sorted(files):
-        digest.update(path.read_bytes())
+    for module in (arrivals, runs, saturation, state, step, stepper, types):
+        digest.update(Path(str(module.__file__)).read_bytes())
     return digest.digest()
 
 

@@ -65,7 +65,7 @@ def _errors(evaluation: Evaluation) -> list[Goal]:
 
 def _capacity(evaluation: Evaluation) -> list[Goal]:
     runs = evaluation.runs
-    bound = np.array(baselines.capacity(baselines.moments(runs)).bound)
+    bound = baselines.binding(baselines.moments(runs))
     found, real = methods.capacity_rps(runs), np.array([run.saturation_rps for run in runs])
     made = []
     for name, p90 in CAPACITY.items():

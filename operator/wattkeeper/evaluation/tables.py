@@ -9,7 +9,7 @@ from wattkeeper.evaluation import baselines, grid, methods, score, sla
 from wattkeeper.evaluation.methods import Latencies
 from wattkeeper.evaluation.rendering import Cell, Table
 from wattkeeper.evaluation.runs import Run
-from wattkeeper.evaluation.score import BANDS, MARGINS, PLANNED_LOAD, ArrivalClass, Spread
+from wattkeeper.evaluation.score import BANDS, PLANNED_LOAD, ArrivalClass, Spread
 from wattkeeper.evaluation.sla import Evaluation
 from wattkeeper.queueing.types import BoolArray
 
@@ -30,7 +30,6 @@ def tables(evaluation: Evaluation) -> list[Table]:
         by_view(evaluation),
         apart(evaluation),
         capacity(evaluation),
-        *false_verdicts(evaluation),
         noise_floor(evaluation),
     ]
     return [table for table in made if table.rows]
@@ -53,10 +52,11 @@ def planned(evaluation: Evaluation) -> BoolArray:
 
 def of_class(evaluation: Evaluation, wanted: ArrivalClass) -> BoolArray:
     """Runs of one class of arrivals."""
-    return _where(evaluation.runs, lambda run: score.arrival_class(run) is wanted)
+    return where_run(evaluation.runs, lambda run: score.arrival_class(run) is wanted)
 
 
-def _where(runs: Sequence[Run], wanted: Callable[[Run], bool]) -> BoolArray:
+def where_run(runs: Sequence[Run], wanted: Callable[[Run], bool]) -> BoolArray:
+    """Which runs a condition holds for."""
     return np.array([wanted(run) for run in runs], dtype=bool)
 
 
@@ -71,7 +71,8 @@ def _range(low: float, high: float) -> str:
     return f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"> {low:.2f}"
 
 
-def _classes(evaluation: Evaluation) -> list[tuple[str, BoolArray]]:
+def classes(evaluation: Evaluation) -> list[tuple[str, BoolArray]]:
+    """Name and runs of every class of arrivals."""
     return [(str(each), of_class(evaluation, each)) for each in ArrivalClass]
 
 
@@ -85,7 +86,7 @@ def by_class(evaluation: Evaluation) -> Table:
             *(errors(evaluation, at, where & part, method=sla.MODEL) for _, part in bands),
         )
         for at, (metric, _) in enumerate(METRICS)
-        for name, where in [*_classes(evaluation), ("all", np.ones(len(evaluation.runs), dtype=bool))]
+        for name, where in [*classes(evaluation), ("all", np.ones(len(evaluation.runs), dtype=bool))]
         if where.any()
     ]
     return Table(
@@ -125,7 +126,7 @@ def by_percentile(evaluation: Evaluation) -> Table:
             *(errors(evaluation, at, part & where, method=method, percentile=p) for p in (50.0, 95.0, 99.0)),
         )
         for at, (metric, _) in enumerate(METRICS)
-        for name, where in _classes(evaluation)
+        for name, where in classes(evaluation)
         for method in asked
         if where.any()
     ]
@@ -172,7 +173,7 @@ def by_view(evaluation: Evaluation) -> Table:
             *(errors(evaluation, at, part & where, method=sla.MODEL, view=v) for v in evaluation.views),
         )
         for at, (metric, _) in enumerate(METRICS)
-        for name, where in _classes(evaluation)
+        for name, where in classes(evaluation)
         if where.any()
     ]
     return Table(
@@ -203,7 +204,7 @@ def apart(evaluation: Evaluation) -> Table:
     ]
     rows = []
     for name, wanted in groups:
-        where = part & _where(runs, wanted)
+        where = part & where_run(runs, wanted)
         if where.any():
             rows.append((name, int(where.sum()), *(errors(evaluation, at, where, method=sla.MODEL) for at in (0, 1))))
     return Table(
@@ -224,7 +225,7 @@ def capacity(evaluation: Evaluation) -> Table:
     runs = evaluation.runs
     real = np.array([run.saturation_rps for run in runs])
     moments = baselines.moments(runs)
-    bound = np.array(baselines.capacity(moments).bound)
+    bound = baselines.binding(moments)
     asked = {
         sla.MODEL: methods.capacity_rps(runs),
         "closed form, eta .65": baselines.capacity(moments).requests_per_second,
@@ -252,30 +253,6 @@ def _ratio(found: FloatArray, real: FloatArray) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def false_verdicts(evaluation: Evaluation) -> list[Table]:
-    """What believing each method leads to."""
-    views = [(sla.PATH, "path"), (sla.HALF_SCRAPED, "half")]
-    return [
-        Table(
-            key=f"verdicts_{key}",
-            title=f"False verdicts, arrivals known from {view}",
-            note=(
-                f"p95 TTFT and p95 TPOT against 20 pairs of targets, load <= {PLANNED_LOAD}. % of accepted that "
-                "violate / % of truly feasible that are rejected (% of points that exceed prediction x (1 + margin))."
-            ),
-            columns=("method", *(f"margin {margin:.0%}" for margin in MARGINS)),
-            rows=tuple(_verdict_row(evaluation, view, method) for method in evaluation.methods),
-        )
-        for view, key in views
-    ]
-
-
-def _verdict_row(evaluation: Evaluation, view: str, method: str) -> tuple[Cell, ...]:
-    part = planned(evaluation)
-    found, real = evaluation.latencies(view, method, P95), evaluation.truth(view, P95)
-    return (method, *(score.verdicts(found.where(part), real.where(part), margin=margin) for margin in MARGINS))
-
-
 def noise_floor(evaluation: Evaluation) -> Table:
     """How far the two halves of one run are apart."""
     bands = _bands(evaluation)
@@ -292,7 +269,7 @@ def noise_floor(evaluation: Evaluation) -> Table:
             ),
         )
         for metric, pairs in halves.items()
-        for name, where in _classes(evaluation)
+        for name, where in classes(evaluation)
         if where.any()
     ]  # fmt: skip
     return Table(
