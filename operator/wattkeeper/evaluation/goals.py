@@ -64,7 +64,7 @@ def _errors(evaluation: Evaluation) -> list[Goal]:
 
 
 def _capacity(evaluation: Evaluation) -> list[Goal]:
-    runs = evaluation.runs
+    runs = methods.saturating(evaluation.runs)
     bound = baselines.binding(baselines.moments(runs))
     found, real = methods.capacity_rps(runs), np.array([run.saturation_rps for run in runs])
     made = []

@@ -11,7 +11,7 @@ from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation import grid as designed
 from wattkeeper.evaluation.grid import Grid
-from wattkeeper.evaluation.runs import PERCENTILES, WARM, Run, measured_dispersion
+from wattkeeper.evaluation.runs import PERCENTILES, WARM, Run, distribution, measured_dispersion, saturating_requests
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import sla
 from wattkeeper.queueing.types import BoolArray, Candidates, SlaPrediction, SlaQuery
@@ -130,6 +130,18 @@ def _profile(run: Run) -> ServingProfile:
 def scraped(runs: Sequence[Run]) -> list[Run]:
     """Dispersion known only at windows of a scrape interval and longer."""
     return [replace(run, workload=replace(run.workload, dispersion=_coarse(run.workload.dispersion))) for run in runs]
+
+
+def saturating(runs: Sequence[Run]) -> list[Run]:
+    """Lengths of just the requests that saturation was measured with: a few thousand scatter by some percent."""
+    return [_saturating(run) for run in runs]
+
+
+def _saturating(run: Run) -> Run:
+    prompts, outputs = run.point.lengths.draw(run.point.requests, seed=run.point.seed)
+    part = slice(0, saturating_requests(run.point))
+    seen = replace(run.workload, prompt=distribution(prompts[part]), output=distribution(outputs[part]))
+    return replace(run, workload=seen)
 
 
 def first_half(runs: Sequence[Run], grid: Grid, *, finest_seconds: float = 0.0) -> list[Run]:
