@@ -144,9 +144,9 @@ def _saturating(run: Run) -> Run:
     return replace(run, workload=seen)
 
 
-def first_half(runs: Sequence[Run], grid: Grid, *, finest_seconds: float = 0.0) -> list[Run]:
+def first_half(runs: Sequence[Run], grid: Grid) -> list[Run]:
     """Rate and dispersion of the first half of each path; what came out is that of the second half."""
-    return [_first_half(run, grid, finest_seconds) for run in runs]
+    return [_first_half(run, grid) for run in runs]
 
 
 def first_half_seconds(run: Run, grid: Grid) -> FloatArray:
@@ -162,7 +162,7 @@ def first_half_seconds(run: Run, grid: Grid) -> FloatArray:
     return times[: warm + (len(times) - warm) // 2]
 
 
-def _first_half(run: Run, grid: Grid, finest_seconds: float) -> Run:
+def _first_half(run: Run, grid: Grid) -> Run:
     times = first_half_seconds(run, grid)
     kept = [percentile == HALVES_PERCENTILE for percentile in PERCENTILES]
     return replace(
@@ -170,7 +170,7 @@ def _first_half(run: Run, grid: Grid, finest_seconds: float) -> Run:
         workload=replace(
             run.workload,
             requests_per_second=len(times) / float(times[-1]),
-            dispersion=_coarse(measured_dispersion(times)) if finest_seconds else measured_dispersion(times),
+            dispersion=measured_dispersion(times),
         ),
         ttft_seconds=tuple(run.halves_ttft_p95[1] if keep else math.nan for keep in kept),
         tpot_seconds=tuple(run.halves_tpot_p95[1] if keep else math.nan for keep in kept),

@@ -118,14 +118,15 @@ def of(runs: list[Run], points: Grid, settings: Settings, *, progress: Progress)
                 runs, points, counted=counted, processes=settings.processes, done=progress(name, len(runs))
             )
             asked[both] = replayed.worse(asked[DECIDES], asked[name])
+    half = methods.first_half(runs, points)
     return Evaluation(
         settings=settings,
         grid=points,
         views={
             PATH: runs,
             SCRAPED: methods.scraped(runs),
-            HALF: methods.first_half(runs, points),
-            HALF_SCRAPED: methods.first_half(runs, points, finest_seconds=methods.SCRAPE_SECONDS),
+            HALF: half,
+            HALF_SCRAPED: methods.scraped(half),
         },
         methods=asked | BASELINES,
     )
