@@ -70,10 +70,10 @@ def test_wattkeeper_commands_and_options_exist(page):
             continue
         words = shlex.split(line.removesuffix("&").replace("...", ""))[1:]
         assert words[0] in COMMANDS, f"{page.name}: {line}"
-        command, words = COMMANDS[words[0]], words[1:]
-        while hasattr(command, "commands"):
+        command = COMMANDS[words.pop(0)]
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
             assert words[0] in command.commands, f"{page.name}: {line}"
-            command, words = command.commands[words[0]], words[1:]
+            command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words:
             if word.startswith("-"):

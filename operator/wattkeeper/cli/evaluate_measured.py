@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.energy.data import DATA_VARIABLE, data_folder
+from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
 
 
 class Output(StrEnum):

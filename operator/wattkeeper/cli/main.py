@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import bench, catalogue, crds, demo, fit, reference, run, train, train_latency, twin
+from wattkeeper.cli import (
+    bench,
+    catalogue,
+    crds,
+    demo,
+    evaluate,
+    fit,
+    reference,
+    run,
+    train,
+    train_latency,
+    twin,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -29,6 +41,7 @@ bench.register(app)
 catalogue.register(app)
 crds.register(app)
 demo.register(app)
+evaluate.register(app)
 fit.register(app)
 reference.register(app)
 run.register(app)

@@ -20,7 +20,7 @@ SLO_TTFT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 SLO_TPOT_SECONDS = (0.015, 0.025, 0.05, 0.1)
 """Every pair is an SLO whose attainment is counted."""
 WINDOWS_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-_WARM = 0.05
+WARM = 0.05
 """Share of the requests, the first ones, that is not counted."""
 _SATURATING_REQUESTS = 20_000
 _AMPLE = 3.0
@@ -78,6 +78,11 @@ def measured_dispersion(times_seconds: FloatArray, *, finest_seconds: float = 0.
     return Dispersion(windows_seconds=tuple(windows), index=tuple(map(float, found)))
 
 
+def saturating_requests(point: OperatingPoint) -> int:
+    """How many of a point's requests, the first ones, its saturation is measured with."""
+    return min(max(_SATURATING_REQUESTS, 8 * point.max_num_seqs), point.requests)
+
+
 def simulate(point: OperatingPoint, recorded: FloatArray | None = None) -> Run | None:
     """Run a point; None where its limits cannot hold its requests at all. Deterministic by the point's seed."""
     prompts, outputs = point.lengths.draw(point.requests, seed=point.seed)
@@ -85,8 +90,7 @@ def simulate(point: OperatingPoint, recorded: FloatArray | None = None) -> Run |
     longest = int((prompts + outputs).max())
     held = point.max_num_seqs * longest
     config = _config(point, held)
-    count = max(_SATURATING_REQUESTS, 8 * point.max_num_seqs)
-    part = slice(0, min(count, len(prompts)))
+    part = slice(0, saturating_requests(point))
     some = {"prompt_tokens": prompts[part], "output_tokens": outputs[part]}
     some_hits = None if hits is None else hits[part]
     full = saturation.saturation(config, **some, hit_tokens=some_hits)
@@ -133,7 +137,7 @@ def _run(
     full: saturation.Saturation,
     outcome: Outcome,
 ) -> Run | None:
-    warm = int(_WARM * len(times))
+    warm = int(WARM * len(times))
     ttft, tpot = ttft[warm:], tpot[warm:]
     several = np.isfinite(tpot)
     if not several.any():

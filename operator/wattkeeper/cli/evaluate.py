@@ -1,0 +1,123 @@
+"""`wattkeeper evaluate`: how good the models are, measured."""
+
+import json
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wattkeeper.cli import evaluate_measured
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain import data_files
+
+_commands = typer.Typer(no_args_is_help=True, help="Measure how good the models are.")
+
+
+class Output(StrEnum):
+    """Form of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@_commands.callback()
+def _evaluate() -> None:
+    """Measure how good the models are."""
+
+
+@_commands.command()
+@explained
+def sla(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=data_files.DATA_VARIABLE,
+            help="Folder of recorded traffic. Left out: synthetic lengths and no recorded arrivals.",
+        ),
+    ] = None,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
+    ] = None,
+    points: Annotated[int, typer.Option(min=8, help="Operating points.")] = 512,
+    requests: Annotated[int, typer.Option(min=500, help="Requests of each.")] = 40_000,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps simulated runs for the next time.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that simulate; default: one per core.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes another grid.")] = 0,
+    replay: Annotated[bool, typer.Option(help="Replay a few thousand requests of each point as well.")] = True,
+) -> None:
+    """Hold the latency model against the exact stepper on a grid of operating points that nothing was tuned on."""
+    # Imported here: the other commands shall not wait for matplotlib and LightGBM.
+    from wattkeeper.evaluation import goals, rendering, tables, verdict_tables
+    from wattkeeper.evaluation import pictures as drawing
+    from wattkeeper.evaluation import sla as evaluation
+
+    settings = evaluation.Settings(
+        data=None if data is None else data_files.data_folder(data),
+        points=points,
+        requests=requests,
+        seed=seed,
+        cache=cache,
+        processes=processes or os.cpu_count() or 1,
+        replay=replay,
+    )
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+    def progress(what: str, total: int) -> Callable[[int], None]:
+        task = bar.add_task(what, total=total)
+        return lambda count: bar.advance(task, count)
+
+    with bar:
+        found = evaluation.evaluate(settings, progress=progress)
+    made = [goals.goals(found), *verdict_tables.verdict_tables(found), *tables.tables(found)]
+    if pictures is not None:
+        drawing.draw(found, pictures)
+    if page is not None:
+        rendering.fill(page, name="evaluate sla", tables=made, intro=found.summary)
+    match output:
+        case Output.JSON:
+            typer.echo(json.dumps({"summary": found.summary, "tables": [rendering.plain(table) for table in made]}))
+        case Output.MARKDOWN:
+            typer.echo(found.summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
+        case Output.TABLE:
+            console = Console()
+            console.print(found.summary, highlight=False, soft_wrap=True)
+            for table in made:
+                console.print(rendering.rich(table))
+
+
+@_commands.command()
+@explained
+def buckets(
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of recorded lengths.")] = None,
+    requests: Annotated[int, typer.Option(min=1000, help="Requests of each simulated run.")] = 12_000,
+) -> None:
+    """What it costs a verdict that lengths are known in vLLM's histogram buckets only."""
+    from wattkeeper.evaluation import buckets as evaluation
+
+    rows = evaluation.run(data_files.data_folder(data), requests=requests)
+    Console().print(evaluation.table(rows))
+
+
+_commands.command()(evaluate_measured.measured)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    app.add_typer(_commands, name="evaluate")

@@ -1,0 +1,115 @@
+"""Replay as a method: a few thousand requests of the recent past through the exact stepper.
+
+Two ways to know the arrivals. *Fresh*: more requests of the very process of the point (of a recording: its own recent
+past), the best case. *Counted*: what an operator has, counts per scrape of the preceding half of the path, requests
+spread evenly within each bin. Lengths are drawn from the length distributions, prompts and answers independently.
+"""
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.evaluation.grid import Grid
+from wattkeeper.evaluation.methods import SCRAPE_SECONDS, Latencies, Method, first_half_seconds
+from wattkeeper.evaluation.runs import PERCENTILES, Run
+from wattkeeper.replica import arrivals, stepper
+from wattkeeper.replica.types import ReplicaConfig
+
+REQUESTS = 5000
+_WARM = 0.1
+_OTHER_SEED = 500_000_000
+_BLOCK_TOKENS = 16
+
+Percentiles = tuple[tuple[float, ...], tuple[float, ...]]
+"""TTFT and TPOT in seconds at `PERCENTILES`."""
+
+
+def replays(
+    runs: Sequence[Run],
+    grid: Grid,
+    *,
+    counted: bool,
+    requests: int = REQUESTS,
+    processes: int = 1,
+    done: Callable[[int], None],
+) -> Method:
+    """Replay all runs once; the result answers for any of them, by the name of its point."""
+    one = functools.partial(_replay, counted=counted, requests=requests)
+    tasks = [(run, first_half_seconds(run, grid)) for run in runs]
+    found: dict[str, Percentiles] = {}
+
+    def take(answers: Iterable[Percentiles]) -> None:
+        for run, answer in zip(runs, answers, strict=True):
+            found[run.point.name] = answer
+            done(1)
+
+    if processes == 1:
+        take(map(one, tasks))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            take(pool.map(one, tasks, chunksize=4))
+
+    def method(asked: Sequence[Run], percentile: float) -> Latencies:
+        at = PERCENTILES.index(percentile)
+        return Latencies(
+            ttft_seconds=np.array([found[run.point.name][0][at] for run in asked]),
+            tpot_seconds=np.array([found[run.point.name][1][at] for run in asked]),
+        )
+
+    return method
+
+
+def worse(first: Method, second: Method) -> Method:
+    """The larger answer of two methods."""
+
+    def both(runs: Sequence[Run], percentile: float) -> Latencies:
+        return first(runs, percentile).worse(second(runs, percentile))
+
+    return both
+
+
+def respread(times_seconds: FloatArray, *, requests: int, bin_seconds: float, seed: int) -> FloatArray:
+    """The last `requests` arrivals known only by their counts per bin: evenly at random within each, from zero on."""
+    bins = np.floor(times_seconds[-requests:] / bin_seconds)
+    spread = np.sort((bins + np.random.default_rng((seed, 79)).random(len(bins))) * bin_seconds)
+    return np.asarray(spread - bins[0] * bin_seconds)
+
+
+def _replay(task: tuple[Run, FloatArray], *, counted: bool, requests: int) -> Percentiles:
+    run, past = task
+    point = run.point
+    if counted:
+        times = respread(past, requests=requests, bin_seconds=SCRAPE_SECONDS, seed=point.seed)
+    elif point.arrivals.kind == "recorded":
+        times = past[-requests:] - past[-requests:][0]
+    else:
+        rate = point.load * run.saturation_rps
+        times = point.arrivals.times(rate=rate, count=requests, seed=point.seed + _OTHER_SEED)
+    asked = arrivals.requests(
+        times,
+        prompt=run.workload.prompt,
+        output=run.workload.output,
+        seed=point.seed + _OTHER_SEED,
+        prefix_hit_ratio=run.workload.prefix_hit_ratio,
+    )
+    config = ReplicaConfig(
+        iteration=point.iteration,
+        clock_ratio=point.clock_ratio,
+        max_num_seqs=point.max_num_seqs,
+        max_num_batched_tokens=point.max_num_batched_tokens,
+        kv_blocks=max(1, -(-run.kv_tokens // _BLOCK_TOKENS) + (point.max_num_seqs if point.kv_share is None else 0)),
+    )
+    outcome = stepper.simulate(config, asked)
+    warm = int(_WARM * len(times))
+    ttft, tpot = outcome.ttft_seconds[warm:], outcome.tpot_seconds[warm:]
+    return _percentiles(ttft[np.isfinite(ttft)]), _percentiles(tpot[np.isfinite(tpot)])
+
+
+def _percentiles(values: FloatArray) -> tuple[float, ...]:
+    if not len(values):
+        return tuple(np.inf for _ in PERCENTILES)
+    return tuple(map(float, np.percentile(values, PERCENTILES)))
