@@ -4,7 +4,8 @@ Requests of the whole service (`replica.recorded`, or recorded lengths) are spli
 Kubernetes Service does, and as many replicas are simulated as the wanted number of requests needs. Percentiles and
 attainment come with a bound on their sampling error: the share of requests beyond a value is averaged over blocks of
 time, whose scatter tells its standard error, neighbours' correlation included; the bound on the percentile is the
-percentile at a level that much higher (one-sided, 90 %). Where a record is played several times, all its turns count as one.
+percentile at a level that much higher (one-sided, 90 %). Where a record is played several times, all its turns count as
+one.
 
 Under a power cap the clock follows the work (`replica.governed`), which is slower in bursts than the mean clock.
 """

@@ -63,9 +63,7 @@ class Governor:
         watts, joules, seconds = draw(at)
         if watts <= self._cap:
             return self._rows[at][0], 1.0
-        held = power.held_step_seconds(
-            self._profile, power_cap_watts=self._cap, joules=joules, step_seconds=seconds
-        )
+        held = power.held_step_seconds(self._profile, power_cap_watts=self._cap, joules=joules, step_seconds=seconds)
         return self._rows[at][0], max(1.0, float(held) / seconds)
 
 
