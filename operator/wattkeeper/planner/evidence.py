@@ -215,9 +215,8 @@ def _known(item: Replayed, case: Case) -> _Known:
     beyond = max(0.0, case.margin - case.settings.margin_base)
     done = result.status is ReplayStatus.DONE
     misses = next((name for name, goal, value, _ in (ttft, tpot) if _over(goal, value * (1.0 + beyond))), Binding.NONE)
-    short = next((name for name, goal, _, bound in (ttft, tpot) if _over(goal, bound * (1.0 + case.margin))), None)
-    if short is None:
-        short = Binding.NONE if done else Binding.EVIDENCE
+    goals = (ttft, tpot) if done else ()
+    short = next((name for name, goal, _, bound in goals if _over(goal, bound * (1.0 + case.margin))), misses)
     watts, clock = _limits(case, Power(cap_watts=item.setting.power_cap_watts, clock_mhz=item.setting.clock_mhz))
     return _Known(
         replayed=item,
@@ -225,9 +224,9 @@ def _known(item: Replayed, case: Case) -> _Known:
         cap_watts=watts,
         clock_mhz=clock,
         requests_per_second=item.requests_per_second,
-        meets=done and short is Binding.NONE and misses is Binding.NONE,
+        meets=done and short is Binding.NONE,
         misses=misses if done else Binding.NONE,
-        short=short if short is not Binding.NONE else misses,
+        short=short if done else Binding.EVIDENCE,
     )
 
 
