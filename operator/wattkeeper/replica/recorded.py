@@ -51,16 +51,17 @@ def from_record(
     edges = np.asarray(record.edges_seconds, dtype=np.float64) - record.edges_seconds[0]
     lengths = np.diff(edges)
     counts = np.asarray(record.counts, dtype=np.float64)
-    factor = rate / _trend(edges, lengths, counts)
+    counts *= record.requests_per_second / _trend(edges, lengths, counts)
+    factor = rate * float(edges[-1]) / float(counts.sum())
     first = math.floor(start_seconds / record.span_seconds)
     turns = math.ceil((start_seconds + span_seconds) / record.span_seconds) - first
     thinning, offsets = _stream(seed, _THINNING), _stream(seed, _OFFSETS)
     places = _stream(seed, _PLACES)
     shape = (turns, len(counts))
     times = []
-    for copy in range(math.ceil(factor.max())):
+    for copy in range(math.ceil(factor)):
         whole = np.floor(counts + thinning.random(shape)).astype(np.int64)
-        kept = thinning.binomial(whole, np.clip(factor - copy, 0.0, 1.0))
+        kept = thinning.binomial(whole, min(factor - copy, 1.0))
         shift = offsets.random((turns, 1)) * record.span_seconds if copy else 0.0
         bins = np.arange(turns)[:, None] * record.span_seconds + edges[:-1]
         placed, turn = _placed(kept, bins, np.broadcast_to(lengths, shape), _batch_size(dispersion), places)
