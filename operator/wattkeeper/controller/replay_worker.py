@@ -19,10 +19,9 @@ def serve(descriptor: int) -> None:
     link = Connection(descriptor)
     while True:
         try:
-            job = link.recv()
-        except (EOFError, OSError):
+            link.send(replay.run(link.recv()))
+        except (EOFError, OSError):  # the operator has ended
             return
-        link.send(replay.run(job))
 
 
 if __name__ == "__main__":
