@@ -8,6 +8,7 @@ replays come again there is no new evidence, and plans hold or move to more capa
 Evidence lives in memory: after a restart it is made anew within a pass or two.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from wattkeeper.controller.settings import ReplaySettings
 from wattkeeper.controller.workers import Worker, WorkerError
 from wattkeeper.domain.arrivals import ArrivalRecord
 from wattkeeper.domain.plan import Slo
-from wattkeeper.domain.replay import Replayed, ReplayResult, ReplaySetting, ReplayStatus, ReplayWish
+from wattkeeper.domain.replay import Replayed, ReplayResult, ReplayStatus, ReplayWish
 from wattkeeper.domain.workload import Workload
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.planner.types import ReplayEvidence
@@ -48,10 +49,20 @@ class Asked:
     """Decision time of the measurements."""
     seed: int
 
-    @property
+    @functools.cached_property
     def name(self) -> "_Name":
-        """Tells it from other wishes; the same wish of a later pass has the same."""
-        return self.key, self.wish.setting, self.wish.requests_per_second
+        """Tells it from other wishes; the same wish of a later pass has the same. Plain values, as it is hashed a lot."""
+        setting = self.wish.setting
+        return (
+            self.key,
+            setting.replicas,
+            setting.power_cap_watts,
+            setting.clock_mhz,
+            setting.max_num_seqs,
+            setting.max_num_batched_tokens,
+            setting.kv_capacity_tokens,
+            self.wish.requests_per_second,
+        )
 
     def job(self, requests: int) -> ReplayJob:
         """For a worker."""
@@ -78,7 +89,7 @@ class Asked:
         )
 
 
-_Name = tuple[ServiceKey, ReplaySetting, float]
+_Name = tuple[ServiceKey, int, float | None, float | None, int, int, float, float]
 
 
 @dataclass(kw_only=True)

@@ -73,6 +73,9 @@ class Evidence:
 
     case: Case
     by_engine: dict[int, tuple[_Known, ...]] = field(default_factory=dict)
+    reach: float
+    """The grid step of the planned rate: a replay at up to this rate counts against what is planned."""
+    stabilised_reach: float
 
     @staticmethod
     def of(case: Case) -> "Evidence | None":
@@ -86,7 +89,17 @@ class Evidence:
             known = tuple(_known(item, case) for item in fresh if _same_engine(item.setting, case, index))
             if known:
                 by_engine[index] = known
-        return Evidence(case=case, by_engine=by_engine)
+        step = case.settings.replay_rate_step_ratio
+        return Evidence(
+            case=case,
+            by_engine=by_engine,
+            reach=grid_rate(case.workload.requests_per_second, step) * _ROUNDING,
+            stabilised_reach=grid_rate(case.stabilised_rate, step) * _ROUNDING,
+        )
+
+    def accuses(self, engine: int) -> bool:
+        """True where a replay of this engine misses the SLO, so that candidates with more capacity need a look too."""
+        return any(item.misses is not Binding.NONE for item in self.by_engine.get(engine, ()))
 
     def judge(self, row: Row) -> Judged:
         """The worst of what its needs get."""
@@ -117,7 +130,7 @@ class Evidence:
 
     def floor(self, engine: int) -> tuple[int, Binding]:
         """The most replicas that miss the SLO at full power and the planned rate, 0 where none does, and why."""
-        full, rate = self.case.space.full_power, self._reach(self.case.workload.requests_per_second)
+        full, rate = self.case.space.full_power, self.reach
         missing = [
             (item.replicas, item.misses)
             for item in self.by_engine.get(engine, ())
@@ -138,7 +151,7 @@ class Evidence:
         return self.case.request.now_seconds - max(times) if times else None
 
     def _answer(self, need: Need, known: Sequence[_Known]) -> Judged:
-        rate, reach = need.requests_per_second, self._reach(need.requests_per_second)
+        rate, reach = need.requests_per_second, self.reach if need.planned else self.stabilised_reach
         watts, clock = _limits(self.case, need.row.power)
         replicas = need.row.replicas
         short = meets = None
@@ -161,10 +174,8 @@ class Evidence:
             return Judged(standing=Standing.SHORT, binding=short.short, replayed=short.replayed)
         return UNKNOWN if meets is None else Judged(standing=Standing.MEETS, replayed=meets.replayed)
 
-    def _reach(self, rate: float) -> float:
-        return grid_rate(rate, self.case.settings.replay_rate_step_ratio) * (1.0 + 1e-9)
 
-
+_ROUNDING = 1.0 + 1e-9
 _ORDER = {standing: place for place, standing in enumerate(Standing)}
 
 
