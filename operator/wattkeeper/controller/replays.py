@@ -51,7 +51,7 @@ class Asked:
 
     @functools.cached_property
     def name(self) -> "_Name":
-        """Tells it from other wishes; the same wish of a later pass has the same. Plain values, as it is hashed a lot."""
+        """Tells it from other wishes; a later pass has the same for the same. Plain values, as it is hashed a lot."""
         setting = self.wish.setting
         return (
             self.key,

@@ -84,11 +84,14 @@ def simulate(
     replica = Replica(config)
     outputs, accepted = replica.load(requests)
     window = _WINDOW_STEPS * config.iteration.d0_seconds
-    recent: list[tuple[float, float]] = [(config.clock_ratio, 1.0)]
+    ratio, stretch = config.clock_ratio, 1.0
+    recent = [(ratio, stretch)]
     before, weighted, busy = replica.activity, 0.0, 0.0
     while replica.outstanding:
-        ratio, stretch = min(recent, key=lambda found: (found[0], -found[1]))
-        replica.set_clock(ratio, stretch=stretch)
+        least = min(recent, key=lambda found: (found[0], -found[1]))
+        if least != (ratio, stretch):
+            ratio, stretch = least
+            replica.set_clock(ratio, stretch=stretch)
         replica.advance(replica.now + window * stretch)
         now = replica.activity
         if now.steps == before.steps:  # idle: go on at the next arrival
