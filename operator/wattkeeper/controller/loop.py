@@ -497,6 +497,8 @@ class FleetLoop:
                 if state.plan.check is not None and state.plan.check.replayed is not None:
                     age = self.clock.now() - state.plan.check.replayed.time_seconds
                     self.metrics.replay_age.labels(*labels).set(age)
+                else:
+                    self.metrics.replay_age.remove(*labels)
                 if state.plan.prediction is not None:
                     self.metrics.predicted_watts.labels(*labels).set(state.plan.prediction.power_watts)
             if entry.observation is not None and entry.observation.power_watts is not None:

@@ -235,14 +235,18 @@ class Replays:
             self._keep(item, result)
 
     def _failed(self, item: Asked, why: str, failures: int) -> None:
-        """Say so, and rest; the replay under way counts as one that proves nothing, so that it is not tried at once."""
+        """Say so, rest, and try once more; a replay that ends two workers counts as one that proves nothing."""
         _log.warning("replays: %s; a new worker follows", why)
         self.metrics.replays.labels("Died").inc()
         with self._changed:
             self._trouble = f"{why} ({failures} in a row)"
             self.metrics.replay_available.set(0.0)
-            self._waiting.pop(item.name, None)
-            self._keep(item, ReplayResult(status=ReplayStatus.INVALID, message=why))
+            if failures > 1:
+                self._waiting.pop(item.name, None)
+                self._keep(item, ReplayResult(status=ReplayStatus.INVALID, message=why))
+            else:
+                self._running.discard(item.name)
+                self._queue.append(item)
             until = self.monotonic() + min(2.0**failures, _LONGEST_REST_SECONDS)
             while not self._stopping and (rest := until - self.monotonic()) > 0:
                 self._changed.wait(rest)
