@@ -118,6 +118,12 @@ def test_once_every_wish_is_met_the_plan_settles_where_the_analytic_check_alone_
     assert "replay" not in decide(checked).message
 
 
+def test_an_idle_service_says_what_it_waits_for():
+    found = decide(request(rate=0.0, replicas=4, replays=ReplayEvidence()))
+    assert found.reason is PlanReason.IDLE and found.target.replicas == 4
+    assert found.binding is Binding.REPLAY and "a replay is awaited" in found.message and found.wishes
+
+
 def test_more_capacity_never_waits():
     for rate, observed in ((55.0, {}), (20.0, GUARD), (500.0, {})):
         seen = observation(rate=rate, **observed)
