@@ -23,6 +23,7 @@ from wattkeeper.domain.arrivals import ArrivalRecord
 from wattkeeper.domain.plan import Slo
 from wattkeeper.domain.replay import Replayed, ReplayResult, ReplayStatus, ReplayWish
 from wattkeeper.domain.workload import Workload
+from wattkeeper.physics import step
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.planner.types import ReplayEvidence
 from wattkeeper.queueing.replay import ReplayJob
@@ -85,6 +86,7 @@ class Asked:
             prompt_tokens=self.workload.prompt.mean,
             output_tokens=self.workload.output.mean,
             prefix_hit_ratio=self.workload.prefix_hit_ratio,
+            iteration_seconds=step.reference_seconds(self.profile.iteration),
             result=result,
         )
 

@@ -155,6 +155,8 @@ class PlannerSettings:
     """Cheapest candidates for which replays are asked at once."""
     replay_length_tolerance: float = 0.1
     """Relative change of mean lengths (and change of the prefix-hit share) up to which a replay still holds."""
+    replay_pace_tolerance: float = 0.05
+    """Relative change of the time of a reference iteration (the profile was refitted) up to which it still holds."""
 
     grid_power_values: int = 16
     """Values per power lever at most; a lever with more steps is thinned evenly."""
