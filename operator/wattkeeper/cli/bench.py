@@ -42,6 +42,7 @@ def scale(
             "for small fleets.",
         ),
     ] = None,
+    replay_workers: Annotated[int, typer.Option(min=0, help="Processes that replay, as of `wattkeeper run`.")] = 1,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
 ) -> None:
     """Make a fleet of simulated pods, run the operator over it, and say what a pass takes."""
@@ -56,6 +57,7 @@ def scale(
         tick_seconds=tick,
         core=core,
         kubeconfig=kubeconfig,
+        replay_workers=replay_workers,
     )
     found = benchmark.run(settings, tell=lambda line: progress.print(line, highlight=False))
     if output is Output.JSON:
@@ -80,6 +82,22 @@ def queries(
         benchmark.measure(services=1, pods_per_service=pods),
         benchmark.measure(services=pods // 2, pods_per_service=2),
     ]
+    if output is Output.JSON:
+        typer.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+    else:
+        Console().print(benchmark.table(costs))
+
+
+@_commands.command()
+@explained
+def replays(
+    seeds: Annotated[int, typer.Option(min=1, help="Replays of each kind of candidate.")] = 5,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what replaying a candidate costs, and how exact its percentiles are."""
+    from wattkeeper.bench import replays as benchmark
+
+    costs = benchmark.measure(seeds=seeds)
     if output is Output.JSON:
         typer.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
     else:

@@ -17,7 +17,8 @@ from wattkeeper.physics.fitting import FitError
 from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.physics.step_windows import EngineSample, StepWindow, WindowProblem, between, resident_tokens
 from wattkeeper.telemetry import aliases, assemble
-from wattkeeper.telemetry.exposition import ExpositionReader, Series
+from wattkeeper.telemetry.engine import Series
+from wattkeeper.telemetry.exposition import ExpositionReader
 
 _ITL = ("inter_token_latency_seconds", "time_per_output_token_seconds")
 _ITERATION = ("iteration_tokens_total",)

@@ -11,6 +11,7 @@ from wattkeeper.cli import (
     crds,
     demo,
     evaluate,
+    explain,
     fit,
     reference,
     run,
@@ -42,6 +43,7 @@ catalogue.register(app)
 crds.register(app)
 demo.register(app)
 evaluate.register(app)
+explain.register(app)
 fit.register(app)
 reference.register(app)
 run.register(app)

@@ -42,6 +42,20 @@ def _beside(seconds: float, steady: float, factor: FloatArray) -> FloatArray:
     return np.asarray(kept + (seconds - kept) * factor)
 
 
+def reference_seconds(iteration: IterationCoefficients) -> float:
+    """Seconds of one typical iteration at full clock: 64 decodes with contexts of 1,000 tokens beside 512 of prompts.
+
+    One number that tells whether two fits of a replica are about as fast.
+    """
+    return (
+        iteration.d0_seconds
+        + iteration.dt_seconds_per_token * 512.0
+        + iteration.decode_seconds_per_sequence * 64.0
+        + iteration.dkv_seconds_per_kv_token * 64_000.0
+        + iteration.da_seconds_per_token_squared * 512.0 * 256.0
+    )
+
+
 def step_seconds(
     iteration: IterationCoefficients,
     *,
