@@ -30,7 +30,7 @@ from wattkeeper.planner.plan import examine, plan
 from wattkeeper.planner.sizing import Row
 from wattkeeper.planner.types import PlannerSettings, ReplayEvidence
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 GRID = evidence.grid_rate(20.0, SETTINGS.replay_rate_step_ratio)
 GUARD = {"ttft_seconds": 0.9}
 

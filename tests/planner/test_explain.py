@@ -6,7 +6,7 @@ from wattkeeper.planner.explain import explain
 from wattkeeper.planner.plan import plan
 from wattkeeper.planner.types import PlannerSettings
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 
 
 def text(**changes):
@@ -26,7 +26,7 @@ def test_candidates_by_lever():
 
 def test_what_is_not_feasible_says_why():
     told = text(rate=23.0, replicas=4, levers=CLOCK_LEVERS)
-    assert "TPOT p95 of" in told and "predicted, 10% margin on top, against 50 ms" in told
+    assert "TPOT p95 of at most" in told and "predicted, 10% margin on top, against 50 ms" in told
     assert "  3 replicas at full power" in told
     assert "not even 12 replicas meet the SLO (Stability)" in text(rate=500.0)
 

@@ -11,7 +11,7 @@ from wattkeeper.planner import guards
 from wattkeeper.planner.guards import Action
 from wattkeeper.planner.types import PlannerSettings
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 
 
 def trip(**changes):

@@ -24,7 +24,7 @@ from wattkeeper.planner import sizing
 from wattkeeper.planner.plan import plan
 from wattkeeper.planner.types import PlanMemory, PlannerSettings
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 GUARDS = {PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION}
 BOTH_LEVERS = replace(LEVERS, clock_lock=RangeLever(minimum=900, maximum=1800, step=150))
 

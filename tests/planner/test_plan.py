@@ -30,7 +30,7 @@ from wattkeeper.planner import sizing
 from wattkeeper.planner.plan import plan
 from wattkeeper.planner.types import PlanMemory, PlannerSettings
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 
 
 def decide(*, settings=SETTINGS, energy=None, check=predict, **changes):

@@ -13,7 +13,7 @@ from wattkeeper.planner.types import PlannerSettings
 from wattkeeper.queueing import sla
 
 ENGINE = EngineSettings(max_num_seqs=256, max_num_batched_tokens=2048)
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 
 
 @pytest.fixture(scope="module")

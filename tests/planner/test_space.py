@@ -11,7 +11,7 @@ from wattkeeper.domain.plan import EngineLever, RangeLever, ReplicaLever
 from wattkeeper.planner.space import Power, lever_space, rollout_open
 from wattkeeper.planner.types import PlanMemory, PlannerSettings
 
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(margin_base=0.1)
 
 
 def space(**changes):

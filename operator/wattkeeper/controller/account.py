@@ -112,8 +112,8 @@ def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPredicti
     state.correction = state.correction.update(predicted_watts=expected_watts, measured_watts=observation.power_watts)
     worst = 0.0
     for measured, predicted in (
-        (observation.ttft_at_least_seconds, float(sla_prediction.ttft_seconds[0])),
-        (observation.tpot_at_least_seconds, float(sla_prediction.tpot_seconds[0])),
+        (observation.ttft_at_least_seconds, float(sla_prediction.ttft_upper_seconds[0])),
+        (observation.tpot_at_least_seconds, float(sla_prediction.tpot_upper_seconds[0])),
     ):
         if measured is not None and np.isfinite(predicted) and predicted > 0:
             worst = max(worst, measured / predicted - 1.0)

@@ -174,7 +174,7 @@ class SlaCheck:
     """Relative; on both latencies."""
     load_ceiling: float
     ttft_upper_seconds: float
-    """What was compared with the targets: the prediction with its margin."""
+    """What was compared with the targets: the upper bound of the prediction with the margin."""
     tpot_upper_seconds: float
     replay: str
     """`planner.evidence.Standing` of the target; empty where no replay stage is configured."""

@@ -28,25 +28,23 @@ def _completed(plan: Plan, search: Search, changes: list[tuple[str, Row]]) -> Pl
         return plan
     case, row = search.case, row_of(search, plan.target)
     judged: Judged | None = None if search.evidence is None else search.evidence.judge(row)
-    ttft, tpot, _ = search.ledger.figures([row])[0]
+    figures = search.ledger.figures([row])[0]
     what_if = []
-    for (change, other), (ttft_then, tpot_then, load) in zip(
-        changes, search.ledger.figures([row for _, row in changes]), strict=True
-    ):
+    for (change, other), then in zip(changes, search.ledger.figures([row for _, row in changes]), strict=True):
         what_if.append(
             WhatIf(
                 change=change,
-                ttft_seconds=ttft_then,
-                tpot_seconds=tpot_then,
-                utilisation=load,
+                ttft_seconds=then.ttft_upper_seconds,
+                tpot_seconds=then.tpot_upper_seconds,
+                utilisation=then.utilisation,
                 violation=search.ledger.violation(other),
             )
         )
     check = SlaCheck(
         margin=case.margin,
         load_ceiling=case.ceiling,
-        ttft_upper_seconds=ttft * (1.0 + case.margin),
-        tpot_upper_seconds=tpot * (1.0 + case.margin),
+        ttft_upper_seconds=figures.ttft_upper_seconds * (1.0 + case.margin),
+        tpot_upper_seconds=figures.tpot_upper_seconds * (1.0 + case.margin),
         replay="" if judged is None else judged.standing.value,
         replayed=None if judged is None else judged.replayed,
         what_if=tuple(what_if),

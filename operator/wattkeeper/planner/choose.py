@@ -202,21 +202,23 @@ def infeasible(found: Search) -> Plan:
         text = f"{rate:.3g} req/s cannot be served {bounds}: {searching.rejection(case, most)}"
         return _all_capacity(found, f"{text}; {more}, relax the target, or allow other engine arguments")
     goal, value = {
-        Binding.TTFT: (slo.ttft, most.ttft_seconds),
-        Binding.TPOT: (slo.tpot, most.tpot_seconds),
+        Binding.TTFT: (slo.ttft, most.figures.ttft_upper_seconds),
+        Binding.TPOT: (slo.tpot, most.figures.tpot_upper_seconds),
     }.get(least.below, (None, 0.0))
     if goal is not None:
         text = (
             f"{least.below.value.upper()} {words.seconds(goal.seconds)} at p{goal.percentile:g} cannot be met at "
-            f"{rate:.3g} req/s {bounds}: {words.seconds(value)} predicted, {case.margin:.0%} margin on top"
+            f"{rate:.3g} req/s {bounds}: at most {words.seconds(value)} predicted, {case.margin:.0%} margin on top"
         )
         advice = f"{more}, relax the target, or allow other engine arguments"
         if found.hopeless:
             text += ", and too slow even without load"
             advice = "relax the target, allow other engine arguments, or use a faster accelerator"
     else:
-        why = words.violation(least.below, slo, most.ttft_seconds, most.tpot_seconds, case.margin)
-        load = f"{most.utilisation:.0%} of capacity, ceiling {case.ceiling:.0%}"
+        why = words.violation(
+            least.below, slo, most.figures.ttft_upper_seconds, most.figures.tpot_upper_seconds, case.margin
+        )
+        load = f"{most.figures.utilisation:.0%} of capacity, ceiling {case.ceiling:.0%}"
         text = f"{rate:.3g} req/s cannot be served {bounds}: {why} ({load})"
         advice = f"{more} or send less traffic"
     other = next((case.space.engines[index] for index in found.floors if index), None)
@@ -298,9 +300,9 @@ def _prediction_of(found: Search, target: Target) -> Prediction | None:
         return Prediction(
             power_watts=item.watts,
             power_interval_watts=(item.low_watts, item.high_watts),
-            ttft_seconds=item.ttft_seconds,
-            tpot_seconds=item.tpot_seconds,
-            utilisation=item.utilisation,
+            ttft_seconds=item.figures.ttft_seconds,
+            tpot_seconds=item.figures.tpot_seconds,
+            utilisation=item.figures.utilisation,
             joules_per_token=item.watts / tokens if tokens > 0 else None,
         )
     return None
@@ -344,4 +346,6 @@ def _option(found: Search, item: Scored) -> str:
 
 def _at(case: Case, item: Scored) -> str:
     rate = case.workload.requests_per_second
-    return f"at {rate:.3g} req/s {words.latency(case.request.slo, item.ttft_seconds, item.tpot_seconds)}"
+    return (
+        f"at {rate:.3g} req/s {words.latency(case.request.slo, item.figures.ttft_seconds, item.figures.tpot_seconds)}"
+    )

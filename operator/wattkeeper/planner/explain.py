@@ -81,7 +81,7 @@ def _best(items: Iterable[Scored], key: Callable[[Scored], Hashable]) -> list[Sc
 
 def _order(item: Scored) -> tuple[bool, float]:
     feasible = item.violation is Binding.NONE
-    return not feasible, item.score if feasible else item.utilisation
+    return not feasible, item.score if feasible else item.figures.utilisation
 
 
 def _line(search: Search, item: Scored) -> tuple[str, ...]:
@@ -96,9 +96,9 @@ def _line(search: Search, item: Scored) -> tuple[str, ...]:
         words.option(item.row.replicas, item.row.power, case.space.engines[item.row.engine]),
         words.watts(item.watts) if known else "-",
         words.watts(item.move_watts) if item.move_watts else "-",
-        words.seconds(item.ttft_seconds),
-        words.seconds(item.tpot_seconds),
-        f"{item.utilisation:.0%}",
+        words.seconds(item.figures.ttft_upper_seconds),
+        words.seconds(item.figures.tpot_upper_seconds),
+        f"{item.figures.utilisation:.0%}",
         verdict,
     )
 

@@ -19,7 +19,7 @@ from wattkeeper.domain.plan import Binding
 from wattkeeper.energy.model import EnergyQuery, WattsPrediction
 from wattkeeper.planner import sizing, words
 from wattkeeper.planner.evidence import UNKNOWN, Evidence, Judged, Standing, needs_evidence
-from wattkeeper.planner.sizing import Case, Ledger, Required, Row, SlaModel
+from wattkeeper.planner.sizing import Case, Figures, Ledger, Required, Row, SlaModel
 from wattkeeper.planner.space import Power
 from wattkeeper.queueing.types import Candidates, SlaPrediction
 
@@ -58,9 +58,7 @@ class Scored:
     high_watts: float
     move_watts: float
     """Energy of getting there (replicas starting), spread over the expected stay."""
-    ttft_seconds: float
-    tpot_seconds: float
-    utilisation: float
+    figures: Figures
     held: bool = False
     """True where nothing but a missing or failed replay blocks it."""
     judged: Judged = UNKNOWN
@@ -169,9 +167,10 @@ def _promising(ledger: Ledger, floors: dict[int, int]) -> dict[int, int]:
     rows = {engine: sizing.full_power_row(ledger.case, floor, engine=engine) for engine, floor in floors.items()}
     ledger.add(rows.values())
     slo, order = ledger.case.request.slo, {}
-    for engine, (ttft, tpot, load) in zip(rows, ledger.figures(list(rows.values())), strict=True):
-        latencies = [value / goal.seconds for goal, value in ((slo.ttft, ttft), (slo.tpot, tpot)) if goal is not None]
-        order[engine] = floors[engine], max([load / ledger.case.ceiling, *latencies])
+    for engine, found in zip(rows, ledger.figures(list(rows.values())), strict=True):
+        bounds = ((slo.ttft, found.ttft_upper_seconds), (slo.tpot, found.tpot_upper_seconds))
+        latencies = [value / goal.seconds for goal, value in bounds if goal is not None]
+        order[engine] = floors[engine], max([found.utilisation / ledger.case.ceiling, *latencies])
     best = sorted(filter(None, order), key=lambda engine: order[engine])[: ledger.case.settings.grid_engine_finalists]
     return {engine: floor for engine, floor in floors.items() if engine == 0 or engine in best}
 
@@ -374,9 +373,7 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
                 low_watts=float(watts[1, index]),
                 high_watts=float(watts[2, index]),
                 move_watts=_move_watts(case, row),
-                ttft_seconds=figures[index][0],
-                tpot_seconds=figures[index][1],
-                utilisation=figures[index][2],
+                figures=figures[index],
             )
         )
     return result
@@ -472,4 +469,6 @@ def rejection(case: Case, item: Scored) -> str:
     slo = case.request.slo
     if item.judged.standing is Standing.MISSES:
         return words.standing(item.judged, slo, case.margin, case.request.replays)
-    return words.violation(item.violation, slo, item.ttft_seconds, item.tpot_seconds, case.margin)
+    return words.violation(
+        item.violation, slo, item.figures.ttft_upper_seconds, item.figures.tpot_upper_seconds, case.margin
+    )

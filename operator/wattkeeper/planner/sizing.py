@@ -1,7 +1,7 @@
 """What is feasible: candidates of one service against its SLO with margin, and the least replicas that carry a rate.
 
 A candidate is feasible where it is stable, its KV cache rarely overflows, the planned load stays below the ceiling,
-and predicted TTFT and TPOT times (1 + margin) meet their targets. Feasibility grows with replicas, so a
+and the upper bounds of TTFT and TPOT times (1 + margin) meet their targets. Feasibility grows with replicas, so a
 bisection finds the least of them. A call of the SLA check costs about a millisecond however few it judges, so that all
 that may be wanted goes into few calls.
 """
@@ -45,6 +45,16 @@ class Row(NamedTuple):
     engine: int = 0
     load: float = 1.0
     """Rate that it is judged at, as a multiple of the planned rate."""
+
+
+class Figures(NamedTuple):
+    """Predicted latencies, their upper bounds on which the verdict rests, and the load over the capacity."""
+
+    ttft_seconds: float
+    tpot_seconds: float
+    ttft_upper_seconds: float
+    tpot_upper_seconds: float
+    utilisation: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +181,12 @@ class Ledger:
         at = np.array([self._at[row] for row in rows], dtype=int)
         return _taken(candidates, at), _taken(sla, at)
 
-    def figures(self, rows: Sequence[Row]) -> list[tuple[float, float, float]]:
-        """Predicted TTFT and TPOT in seconds and utilisation of known rows, in their order."""
+    def figures(self, rows: Sequence[Row]) -> list[Figures]:
+        """What the SLA check says of known rows, in their order."""
         _, sla = self._all()
         at = np.array([self._at[row] for row in rows], dtype=int)
-        columns = (sla.ttft_seconds[at], sla.tpot_seconds[at], sla.utilisation[at])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
+        columns = [getattr(sla, name)[at].tolist() for name in Figures._fields]
+        return [Figures(*values) for values in zip(*columns, strict=True)]
 
     def _all(self) -> tuple[Candidates, SlaPrediction]:
         if len(self._chunks) > 1:
@@ -195,9 +205,9 @@ def violations(case: Case, sla: SlaPrediction) -> list[Binding]:
         (Binding.PLANNED_LOAD, sla.utilisation <= case.ceiling),
     ]
     if slo.ttft is not None:
-        checks.append((Binding.TTFT, sla.ttft_seconds * grow <= slo.ttft.seconds))
+        checks.append((Binding.TTFT, sla.ttft_upper_seconds * grow <= slo.ttft.seconds))
     if slo.tpot is not None:
-        checks.append((Binding.TPOT, sla.tpot_seconds * grow <= slo.tpot.seconds))
+        checks.append((Binding.TPOT, sla.tpot_upper_seconds * grow <= slo.tpot.seconds))
     result = [Binding.NONE] * len(sla.stable)
     for binding, passed in checks:
         for index in np.flatnonzero(~np.asarray(passed, dtype=bool)):

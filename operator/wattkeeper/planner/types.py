@@ -93,8 +93,8 @@ class PlannerSettings:
     preemption_risk_ceiling: float = 0.05
     """Predicted share of time in which the running requests want more KV than there is may not exceed this."""
 
-    margin_base: float = 0.1
-    """Relative margin on predicted TTFT and TPOT, always applied."""
+    margin_base: float = 0.05
+    """Relative margin on the upper bounds of TTFT and TPOT, always applied: for what no simulation knows."""
     margin_partial_metrics: float = 0.15
     """Added where some pods have no fresh series."""
     margin_untrusted: float = 0.35

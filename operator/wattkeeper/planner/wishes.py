@@ -85,14 +85,14 @@ def _slack(found: Search, row: Row) -> float:
     if ledger.unknown([row]):
         row = full_power_row(case, row.replicas, engine=row.engine)
         ledger.add([row])
-    (ttft, tpot, load), slo = ledger.figures([row])[0], case.request.slo
+    figures, slo = ledger.figures([row])[0], case.request.slo
     grow = 1.0 + case.margin
     distances = [
         goal.seconds / (value * grow) - 1.0 if value > 0 else float("inf")
-        for goal, value in ((slo.ttft, ttft), (slo.tpot, tpot))
+        for goal, value in ((slo.ttft, figures.ttft_upper_seconds), (slo.tpot, figures.tpot_upper_seconds))
         if goal is not None
     ]
-    return min([*distances, case.ceiling / load - 1.0 if load > 0 else float("inf")])
+    return min([*distances, case.ceiling / figures.utilisation - 1.0 if figures.utilisation > 0 else float("inf")])
 
 
 def _order(wish: ReplayWish) -> tuple[float, float]:

@@ -70,18 +70,18 @@ def latency(slo: Slo, ttft_seconds: float, tpot_seconds: float) -> str:
     return ", ".join(parts)
 
 
-def violation(binding: Binding, slo: Slo, ttft_seconds: float, tpot_seconds: float, margin: float) -> str:
+def violation(binding: Binding, slo: Slo, ttft_upper_seconds: float, tpot_upper_seconds: float, margin: float) -> str:
     """Why a candidate is not feasible, with numbers where there are some; `margin` is relative."""
     goal: LatencyTarget | None = None
     value = 0.0
     if binding is Binding.TTFT:
-        goal, value = slo.ttft, ttft_seconds
+        goal, value = slo.ttft, ttft_upper_seconds
     elif binding is Binding.TPOT:
-        goal, value = slo.tpot, tpot_seconds
+        goal, value = slo.tpot, tpot_upper_seconds
     if goal is None:
         return _BINDING.get(binding, binding.value)
     name = f"{binding.value.upper()} p{goal.percentile:g}"
-    return f"{name} of {seconds(value)} predicted, {margin:.0%} margin on top, against {seconds(goal.seconds)}"
+    return f"{name} of at most {seconds(value)} predicted, {margin:.0%} margin on top, against {seconds(goal.seconds)}"
 
 
 def replayed(slo: Slo, result: ReplayResult) -> str:
