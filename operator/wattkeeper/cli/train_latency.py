@@ -2,12 +2,15 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from wattkeeper.evaluation import points, runs, training
 from wattkeeper.queueing import correction
@@ -43,7 +46,7 @@ def train_latency(
     )
     console.print(f"{len(done)} of {len(asked)} points could run", style="dim")
     kinds = Counter(run.point.arrivals.kind for run in done)
-    card = {
+    card: dict[str, Any] = {
         "points": points_,
         "requests_per_point": requests,
         "seed": seed,
@@ -52,8 +55,21 @@ def train_latency(
         "preempting_runs": sum(run.preempted_share > 0.0 for run in done),
         "source": "simulated by wattkeeper.replica.stepper; synthetic coefficients, lengths and arrivals",
     }
-    payload = training.fit(
-        training.rows(done), card=card, seed=seed, report=lambda line: console.print(line, style="dim")
-    )
-    correction.write(payload, output)
+    rows = training.rows(done)
+    found = training.scores(rows, seed=seed)
+    card["errors"] = [asdict(score) for score in found]
+    correction.write(training.fit(rows, card=card, seed=seed), output)
+    Console().print(_table(found))
     console.print(f"wrote {output}", soft_wrap=True)
+
+
+def _table(found: Sequence[training.Score]) -> Table:
+    table = Table(title="relative error of p95 on held-out runs, load up to 0.82: median / 90th percentile in percent")
+    for heading in ("arrivals", "runs", "TTFT", "TPOT", "TTFT, kind unseen", "TPOT, kind unseen"):
+        table.add_column(heading)
+    for score in found:
+        cells = (score.ttft, score.tpot, score.ttft_kind_unseen, score.tpot_kind_unseen)
+        table.add_row(
+            score.kind, str(score.runs), *(f"{100 * median:.1f} / {100 * ninth:.0f}" for median, ninth in cells)
+        )
+    return table

@@ -5,12 +5,13 @@ some seconds would show it. Whole runs are held out, never single rows.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.arrivals import POISSON, Dispersion
 from wattkeeper.domain.engine import EngineSettings
@@ -45,6 +46,11 @@ _ROUNDS = 500
 _SPREAD_TREES = {**_TREES, "objective": "regression", "num_leaves": 12, "min_data_in_leaf": 200}
 _SPREAD_ROUNDS = 80
 _COVERED = 0.9
+_INSIDE = 0.002
+"""Share of training rows beyond each end of what counts as a column's validated range."""
+JUDGED_PERCENTILE = 95.0
+JUDGED_LOAD = 0.82
+LATENCIES = ("ttft", "tpot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +63,10 @@ class Rows:
     tpot_seconds: FloatArray
     run: IntArray
     """Index of the run that a row comes from."""
-
-    def take(self, at: BoolArray) -> "Rows":
-        """Some rows."""
-        table = self.tables
-        return Rows(
-            tables=Tables(**{name: getattr(table, name)[at] for name in vars(table)}),
-            ttft_seconds=self.ttft_seconds[at],
-            tpot_seconds=self.tpot_seconds[at],
-            run=self.run[at],
-        )
+    kind: npt.NDArray[np.str_]
+    """Arrival process."""
+    judged: BoolArray
+    """The rows that errors are stated for: p95, dispersion at all windows, load up to 0.82 of capacity."""
 
 
 def query(run: Run, percentile: float, *, dispersion: Dispersion | None = None) -> SlaQuery:
@@ -117,12 +117,16 @@ def rows(runs: Iterable[Run], *, seed: int = 0) -> Rows:
     ttft: list[float] = []
     tpot: list[float] = []
     index: list[int] = []
+    judged: list[bool] = []
+    kind: list[str] = []
     for number, run in enumerate(runs):
         rng = np.random.default_rng((seed, number))
         views = [run.workload.dispersion, scraped(run.workload.dispersion, finest_seconds=rng.choice(SCRAPE_SECONDS))]
         if run.point.arrivals.kind == "poisson":
             views.append(POISSON)  # what is assumed where nothing was measured yet
-        for dispersion in filter(None, views):
+        for view, dispersion in enumerate(views):
+            if dispersion is None:
+                continue
             for place, percentile in enumerate(PERCENTILES):
                 asked = query(run, percentile, dispersion=dispersion)
                 found = analyse(
@@ -134,45 +138,111 @@ def rows(runs: Iterable[Run], *, seed: int = 0) -> Rows:
                 ttft.append(run.ttft_seconds[place])
                 tpot.append(run.tpot_seconds[place])
                 index.append(number)
+                kind.append(run.point.arrivals.kind)
+                judged.append(view == 0 and percentile == JUDGED_PERCENTILE and run.point.load <= JUDGED_LOAD)
     return Rows(
         tables=Tables.joined(tables),
         ttft_seconds=np.array(ttft),
         tpot_seconds=np.array(tpot),
         run=np.array(index, dtype=np.int64),
+        kind=np.array(kind),
+        judged=np.array(judged),
     )
 
 
-def fit(
-    training: Rows, *, card: dict[str, Any], seed: int = 0, report: Callable[[str], None] = lambda _: None
-) -> Payload:
+def fit(training: Rows, *, card: dict[str, Any], seed: int = 0) -> Payload:
     """Trees for both latencies, with upper bounds that hold for nine runs in ten that the trees have not seen."""
-    table = training.tables
-    parts = {}
-    for name, columns, x, lone, seconds in (
-        ("ttft", features.TTFT, table.ttft, table.lone_ttft_seconds, training.ttft_seconds),
-        ("tpot", features.TPOT, table.tpot, table.lone_tpot_seconds, training.tpot_seconds),
-    ):
-        parts[name] = _part(columns, x, np.log(seconds / lone), training.run, seed=seed)
-        report(f"{name}: upper bound at {parts[name].upper:.2f} spreads")
+    parts = {name: _part(_columns(name), *_target(training, name), training.run, seed=seed) for name in LATENCIES}
     return Payload(ttft=parts["ttft"], tpot=parts["tpot"], card=card)
 
 
-def _part(columns: dict[str, int], x: FloatArray, log_ratio: FloatArray, run: IntArray, *, seed: int) -> Part:
-    signs = list(columns.values())
-    wanted = log_ratio - SLOPE * x[:, 0]
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Relative errors of p95 on unseen runs of one arrival process; median and 90th percentile."""
+
+    kind: str
+    runs: int
+    ttft: tuple[float, float]
+    """Held-out runs, the process itself seen in others."""
+    tpot: tuple[float, float]
+    ttft_kind_unseen: tuple[float, float]
+    """The process left out of training altogether."""
+    tpot_kind_unseen: tuple[float, float]
+
+
+def scores(training: Rows, *, seed: int = 0) -> list[Score]:
+    """Errors by arrival process, each time on held-out runs."""
+    seen: dict[str, FloatArray] = {}
+    unseen: dict[str, dict[str, FloatArray]] = {}
+    for name in LATENCIES:
+        x, wanted = _target(training, name)
+        signs = list(_columns(name).values())
+        seen[name] = _held_out_residuals(signs, x, wanted, training.run, seed=seed)
+        unseen[name] = {}
+        for kind in np.unique(training.kind):
+            others = training.kind != kind
+            trees = _train(_TREES, signs, x[others], wanted[others], _ROUNDS, seed)
+            found = ~others & training.judged
+            unseen[name][str(kind)] = wanted[found] - correction.predict_trees(trees, x[found])
+    result = []
+    for kind in sorted(unseen["ttft"]):
+        chosen = (training.kind == kind) & training.judged
+        result.append(
+            Score(
+                kind=kind,
+                runs=int(chosen.sum()),
+                ttft=_spread(seen["ttft"][chosen]),
+                tpot=_spread(seen["tpot"][chosen]),
+                ttft_kind_unseen=_spread(unseen["ttft"][kind]),
+                tpot_kind_unseen=_spread(unseen["tpot"][kind]),
+            )
+        )
+    return result
+
+
+def _spread(log_residual: FloatArray) -> tuple[float, float]:
+    """Median and 90th percentile of the relative error of the prediction."""
+    error = np.abs(np.expm1(-log_residual))
+    return float(np.median(error)), float(np.quantile(error, 0.9))
+
+
+def _columns(name: str) -> dict[str, int]:
+    return features.TTFT if name == "ttft" else features.TPOT
+
+
+def _target(training: Rows, name: str) -> tuple[FloatArray, FloatArray]:
+    """Columns, and what the trees have to say of each row."""
+    table = training.tables
+    if name == "ttft":
+        x, ratio = table.ttft, training.ttft_seconds / table.lone_ttft_seconds
+    else:
+        x, ratio = table.tpot, training.tpot_seconds / table.lone_tpot_seconds
+    return x, np.log(ratio) - SLOPE * x[:, 0]
+
+
+def _held_out_residuals(
+    signs: Sequence[int], x: FloatArray, wanted: FloatArray, run: IntArray, *, seed: int
+) -> FloatArray:
+    """What trees trained on other runs leave of each row."""
     residual = np.empty(len(x))
     fold = np.random.default_rng(seed).permutation(int(run.max()) + 1)[run] % _FOLDS
     for held in range(_FOLDS):
         out = fold == held
         trees = _train(_TREES, signs, x[~out], wanted[~out], _ROUNDS, seed)
         residual[out] = wanted[out] - correction.predict_trees(trees, x[out])
+    return residual
+
+
+def _part(columns: dict[str, int], x: FloatArray, wanted: FloatArray, run: IntArray, *, seed: int) -> Part:
+    signs = list(columns.values())
+    residual = _held_out_residuals(signs, x, wanted, run, seed=seed)
     spread = _train(_SPREAD_TREES, signs, x, np.abs(residual), _SPREAD_ROUNDS, seed)
     size = np.maximum(correction.predict_trees(spread, x), correction.LEAST_SPREAD)
     trees = _train(_TREES, signs, x, wanted, _ROUNDS, seed)
     return Part(
         columns=tuple(columns),
-        low=tuple(map(float, np.quantile(x, 0.002, axis=0))),
-        high=tuple(map(float, np.quantile(x, 0.998, axis=0))),
+        low=tuple(map(float, np.quantile(x, _INSIDE, axis=0))),
+        high=tuple(map(float, np.quantile(x, 1.0 - _INSIDE, axis=0))),
         slope=SLOPE,
         upper=max(0.0, float(np.quantile(residual / size, _COVERED))),
         trees=trees.model_to_string(),
