@@ -19,6 +19,7 @@ from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.http import Health, HealthServer
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import restore
+from wattkeeper.controller.text import digits
 from wattkeeper.controller.workload import rolling_out
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
@@ -278,7 +279,7 @@ def test_a_decision_in_words():
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_not_shown(value):
-    assert status._digits(value) is None
+    assert digits(value) is None
 
 
 def test_history_keeps_the_last_ten_and_the_newest_first():

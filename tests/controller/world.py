@@ -25,7 +25,7 @@ from wattkeeper.controller.kube import (
 )
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.run import Operator, RunOptions
-from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
 from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, PodReading
@@ -210,6 +210,7 @@ class World:
             "default_source": MetricsSourceKind.PROMETHEUS,
             "speed_up": self.speed_up,
             "observed_refresh_seconds": 0.0,
+            "replays": ReplaySettings(workers=0),
             **self.settings,
         }
         collector = Collector(self.source, 3600.0, clock=self.now)

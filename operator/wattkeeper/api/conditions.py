@@ -20,6 +20,7 @@ class ConditionType(enum.StrEnum):
     MODEL_TRUSTED = "ModelTrusted"
     SLO_SATISFIABLE = "SLOSatisfiable"
     SLO_MET = "SLOMet"
+    SLO_CHECKED = "SLOChecked"
     ROLLOUT = "Rollout"
     POWER_ENFORCED = "PowerEnforced"
     CONFLICT = "Conflict"

@@ -298,6 +298,54 @@ class PredictedStatus(ApiModel):
     utilisation: float | None = Field(default=None, description="Planned rate over stable capacity, 0 to 1.")
 
 
+class LatencyCheckStatus(ApiModel):
+    """One latency at the SLO's percentile: what was expected, what was replayed, and what it must not exceed."""
+
+    percentile: float = Field(description="Percentile of requests.")
+    target: str = Field(description="What it must not exceed.")
+    predicted: str | None = Field(default=None, description="Analytic prediction; absent: without bound.")
+    upper: str | None = Field(default=None, description="The prediction with its margin, which is held against target.")
+    replayed: str | None = Field(default=None, description="In the replay.")
+    replayed_upper: str | None = Field(default=None, description="The same with the replay's sampling error.")
+
+
+class ReplayCheckStatus(ApiModel):
+    """What replays through the exact simulator say of the plan."""
+
+    standing: str = Field(description="Meets, Short (meets the target, not with margin), Misses, Awaited.")
+    setting: str | None = Field(default=None, description="What was replayed; at most as much capacity as the plan's.")
+    qps: float | None = Field(default=None, description="Rate of the replay.")
+    requests: int | None = Field(default=None, description="Requests counted in it.")
+    recorded: bool | None = Field(default=None, description="Whether recently recorded arrivals drove it.")
+    attainment: float | None = Field(default=None, description="Share of requests within every target.")
+    attainment_low: float | None = Field(default=None, description="Lower bound of it.")
+    preemptions_per_request: float | None = Field(default=None, description="Preemptions over requests.")
+    time: str | None = Field(default=None, description="Of the measurements that drove it (RFC 3339).")
+    message: str | None = Field(default=None, max_length=1024, description="Why it proves nothing, where it does not.")
+
+
+class WhatIfStatus(ApiModel):
+    """What the analytic check says of a small change."""
+
+    change: str = Field(description="The change.", max_length=64)
+    ttft: str | None = Field(default=None, description="Time to first token then; absent: without bound.")
+    tpot: str | None = Field(default=None, description="Time per output token then; absent: without bound.")
+    utilisation: float | None = Field(default=None, description="Rate over stable capacity then.")
+    violates: str | None = Field(default=None, description="The constraint that would not hold; absent: all hold.")
+
+
+class CheckStatus(ApiModel):
+    """The check that the plan passed: analytic prediction and replay, the worse of which decides."""
+
+    margin: float | None = Field(default=None, description="Relative margin on both latencies.")
+    utilisation: float | None = Field(default=None, description="Planned rate over stable capacity.")
+    load_ceiling: float | None = Field(default=None, description="What utilisation may not exceed.")
+    ttft: LatencyCheckStatus | None = Field(default=None, description="Time to first token.")
+    tpot: LatencyCheckStatus | None = Field(default=None, description="Time per output token.")
+    replay: ReplayCheckStatus | None = Field(default=None, description="Absent where the operator runs no replays.")
+    what_if: list[WhatIfStatus] = Field(default_factory=list, max_length=8, description="What small changes would do.")
+
+
 class PlanStatus(ApiModel):
     """The decision in force, and why."""
 
@@ -315,6 +363,7 @@ class PlanStatus(ApiModel):
     planned_qps: float | None = Field(default=None, description="Rate that the plan is made for.")
     decided_at: str = Field(default="", description="When this plan was first decided (RFC 3339).")
     predicted: PredictedStatus = Field(default_factory=PredictedStatus, description="What the models expect of it.")
+    check: CheckStatus | None = Field(default=None, description="The check that it passed; absent where none was made.")
 
 
 class PowerCapStatus(ApiModel):

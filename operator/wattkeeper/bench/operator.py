@@ -21,7 +21,7 @@ from wattkeeper.controller.cache import ClusterCache
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.passes import Pass
 from wattkeeper.controller.run import Operator, RunOptions
-from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.synthetic import SyntheticService, SyntheticSource
 
@@ -45,6 +45,7 @@ class OperatorJob:
     day_seconds: float
     core: int | None
     """Processor to stay on; None: any."""
+    replay_workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,11 @@ def serve(job: OperatorJob, link: Connection) -> None:
     operator = Operator(
         RunOptions(
             api=kube.load_client(job.kubeconfig),
-            settings=OperatorSettings(tick_seconds=job.tick_seconds, default_source=MetricsSourceKind.PROMETHEUS),
+            settings=OperatorSettings(
+                tick_seconds=job.tick_seconds,
+                default_source=MetricsSourceKind.PROMETHEUS,
+                replays=ReplaySettings(workers=job.replay_workers),
+            ),
             http_port=0,
             lease=False,
         ),

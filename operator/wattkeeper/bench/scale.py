@@ -37,6 +37,7 @@ class ScaleSettings:
     day_seconds: float = 3600.0
     """Period of the made-up traffic: a day in an hour, so that plans move while one watches."""
     core: int | None = None
+    replay_workers: int = 1
     kubeconfig: Path | None = None
     """None: an API server in this process, for small fleets."""
     ready_timeout_seconds: float = 600.0
@@ -148,6 +149,7 @@ def _operate(settings: ScaleSettings, kubeconfig: Path) -> list[operator.Sample]
         most_passes=settings.passes + _START_PASSES,
         day_seconds=settings.day_seconds,
         core=settings.core,
+        replay_workers=settings.replay_workers,
     )
     process = context.Process(target=operator.serve, args=(job, theirs), name="wattkeeper-bench-operator")
     process.start()

@@ -42,6 +42,7 @@ def scale(
             "for small fleets.",
         ),
     ] = None,
+    replay_workers: Annotated[int, typer.Option(min=0, help="Processes that replay, as of `wattkeeper run`.")] = 1,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
 ) -> None:
     """Make a fleet of simulated pods, run the operator over it, and say what a pass takes."""
@@ -56,6 +57,7 @@ def scale(
         tick_seconds=tick,
         core=core,
         kubeconfig=kubeconfig,
+        replay_workers=replay_workers,
     )
     found = benchmark.run(settings, tell=lambda line: progress.print(line, highlight=False))
     if output is Output.JSON:

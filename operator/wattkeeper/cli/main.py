@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import bench, crds, demo, evaluate, reference, run, train, twin
+from wattkeeper.cli import bench, crds, demo, evaluate, explain, reference, run, train, twin
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -29,6 +29,7 @@ bench.register(app)
 crds.register(app)
 demo.register(app)
 evaluate.register(app)
+explain.register(app)
 reference.register(app)
 run.register(app)
 train.register(app)

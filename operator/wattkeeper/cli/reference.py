@@ -32,6 +32,7 @@ _LABEL_VALUES = {
     "reason": ", ".join(f"`{reason.value}`" for reason in PlanReason),
     "type": ", ".join(f"`{kind.value}`" for kind in ConditionType),
     "step": "a step of the loop: `resolve`, `observe`, `account`, `plan`, `act`, `status`",
+    "outcome": "`Done`, `TooFewRequests`, `Invalid`, `Died`",
     "result": "`success`, `error`",
     "action": "`scale`, `engine`, `rollback`, `cap`",
     "verb": "HTTP method, or `WATCH`",

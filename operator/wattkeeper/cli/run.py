@@ -11,7 +11,7 @@ from wattkeeper.cli.errors import explained
 from wattkeeper.controller import kube, logs
 from wattkeeper.controller.measure import ScrapeAddresses
 from wattkeeper.controller.run import Operator, RunOptions
-from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
 from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.telemetry import aliases
 from wattkeeper.telemetry.prometheus import PrometheusSettings
@@ -71,6 +71,15 @@ def run(
     rate_window: Annotated[float, typer.Option(min=1, help="Seconds over which rates are taken.")] = 60.0,
     length_window: Annotated[float, typer.Option(min=1, help="Seconds over which lengths are taken.")] = 300.0,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics, /healthz and /readyz.")] = 8080,
+    replay_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Processes that replay candidates through the exact simulator before capacity is taken away; 0: none, "
+            "the analytic check decides alone (default 1, and 0 with --speed-up above 1).",
+        ),
+    ] = None,
     energy_model: Annotated[
         Path | None, typer.Option(help="A model of `wattkeeper train`; left out: the built-in.")
     ] = None,
@@ -117,6 +126,7 @@ def run(
             cap_ttl_seconds=cap_ttl,
             rate_window_seconds=rate_window,
             speed_up=speed_up,
+            replays=ReplaySettings(workers=(1 if speed_up == 1.0 else 0) if replay_workers is None else replay_workers),
             dispersion=None if dispersion is None else Dispersion.flat(dispersion),
         ),
         prometheus=prometheus,

@@ -28,6 +28,7 @@ from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import read_note
 from wattkeeper.controller.passes import Pass, Stopwatch
 from wattkeeper.controller.publish import Publisher
+from wattkeeper.controller.replays import Asked, Replays
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
@@ -59,6 +60,8 @@ class FleetLoop:
     settings: OperatorSettings
     clock: Clock
     metrics: OperatorMetrics
+    replays: Replays | None = None
+    """None: no replay stage, the analytic check decides alone."""
     on_pass: Callable[[Pass], None] | None = None
     """Called in the loop's thread after every pass."""
     tidy: Callable[[], None] | None = None
@@ -155,6 +158,7 @@ class FleetLoop:
             self._together(entries, self._account, "accounting")
         with self.stopwatch.step("plan"):
             self._together(entries, lambda group: self._plan(group, fleet_size=len(entries)), "planning")
+            self._ask_replays(entries)
         with self.stopwatch.step("act"):
             self._each(entries, lambda entry: self._act(entry, wall), "acting", at_once=True)
             self.enactor.set_caps(entries, view)
@@ -254,6 +258,8 @@ class FleetLoop:
             self._uids.pop(key, None)
             self.resolver.forget(key)
             self.recorder.forget(key)
+            if self.replays is not None:
+                self.replays.forget(key)
             self.metrics.forget(*key)
 
     def _node_addresses(self) -> dict[str, str]:
@@ -370,6 +376,31 @@ class FleetLoop:
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
+            replays=None if self.replays is None else self.replays.evidence(service.key),
+        )
+
+    def _ask_replays(self, entries: Sequence[Entry]) -> None:
+        """Hand over what the plans of this pass wish for; nothing waits."""
+        if self.replays is None:
+            return
+        now = self.clock.now()
+        self.replays.want(
+            [
+                Asked(
+                    key=entry.service.key,
+                    wish=wish,
+                    profile=entry.service.profile,
+                    slo=entry.service.slo,
+                    workload=entry.observation.workload,
+                    arrivals=entry.observation.arrivals,
+                    time_seconds=now,
+                    seed=zlib.crc32(entry.service.uid.encode()),
+                )
+                for entry in entries
+                if entry.plan is not None and entry.observation is not None and not entry.failed
+                for wish in entry.plan.wishes
+                if entry.service.profile is not None and entry.observation.workload is not None
+            ]
         )
 
     def _rollout_allowed(self, entry: Entry, *, fleet_size: int) -> bool:
@@ -442,6 +473,7 @@ class FleetLoop:
             caps=entry.report,
             problems=tuple(entry.problems),
             energy_trusted=self.energy.trusted,
+            replay_trouble=None if self.replays is None else self.replays.trouble,
         )
         built = status.build(
             findings, state, now_text=to_rfc3339(wall), to_text=lambda time: to_rfc3339(self.clock.wall_time(time))
@@ -462,6 +494,9 @@ class FleetLoop:
             else:
                 self.metrics.plan_replicas.labels(*labels).set(state.plan.target.replicas)
                 self.metrics.plan_cap.labels(*labels).set(state.plan.target.power_cap_watts or 0.0)
+                if state.plan.check is not None and state.plan.check.replayed is not None:
+                    age = self.clock.now() - state.plan.check.replayed.time_seconds
+                    self.metrics.replay_age.labels(*labels).set(age)
                 if state.plan.prediction is not None:
                     self.metrics.predicted_watts.labels(*labels).set(state.plan.prediction.power_watts)
             if entry.observation is not None and entry.observation.power_watts is not None:

@@ -79,6 +79,37 @@ class OperatorMetrics:
             registry=self.registry,
         )
 
+        self.replays = Counter(
+            "wattkeeper_replay_runs", "Replays of lever settings by outcome", ("outcome",), registry=self.registry
+        )
+        self.replay_seconds = Histogram(
+            "wattkeeper_replay_seconds",
+            "Time of one replay in its worker",
+            buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+            registry=self.registry,
+        )
+        self.replay_latency = Histogram(
+            "wattkeeper_replay_latency_seconds",
+            "From the first wish for a replay to its result",
+            buckets=(0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 120, 300, 600),
+            registry=self.registry,
+        )
+        self.replay_queue = Gauge("wattkeeper_replay_queue", "Replays that wait for a worker", registry=self.registry)
+        self.replay_wait = Gauge(
+            "wattkeeper_replay_longest_wait_seconds", "Age of the oldest unanswered wish", registry=self.registry
+        )
+        self.replay_available = Gauge(
+            "wattkeeper_replay_available",
+            "1 = replays come, 0 = the last worker died or hung: plans hold or move to more capacity",
+            registry=self.registry,
+        )
+        self.replay_age = Gauge(
+            "wattkeeper_plan_replay_age_seconds",
+            "Age of the replay that the plan rests on (decision time)",
+            _SERVICE,
+            registry=self.registry,
+        )
+
     def forget(self, namespace: str, service: str) -> None:
         """Drop the series of a deleted service."""
         for metric in (
@@ -101,4 +132,4 @@ class OperatorMetrics:
 
     @property
     def _plan(self) -> tuple[Gauge, ...]:
-        return (self.plan_replicas, self.plan_cap, self.predicted_watts)
+        return (self.plan_replicas, self.plan_cap, self.predicted_watts, self.replay_age)

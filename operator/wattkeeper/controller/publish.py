@@ -21,6 +21,7 @@ _NOTABLE = (
     ConditionType.METRICS_AVAILABLE,
     ConditionType.SLO_SATISFIABLE,
     ConditionType.SLO_MET,
+    ConditionType.SLO_CHECKED,
     ConditionType.POWER_ENFORCED,
     ConditionType.ROLLOUT,
     ConditionType.CONFLICT,
@@ -110,7 +111,7 @@ class Publisher:
 
 def _steady(status: InferenceServiceStatus, other: InferenceServiceStatus) -> InferenceServiceStatus:
     """`status` with everything that drifts from tick to tick taken from `other`."""
-    drifting = ("message", "predicted", "planned_qps", "runner_up")
+    drifting = ("message", "predicted", "planned_qps", "runner_up", "check")
     plan = {name: getattr(other.plan, name) for name in drifting} if status.plan.reason == other.plan.reason else {}
     return status.model_copy(
         update={

@@ -23,6 +23,7 @@ from wattkeeper.controller.lease import Leadership
 from wattkeeper.controller.loop import FleetLoop
 from wattkeeper.controller.measure import Measurements, ScrapeAddresses, SpedUpSource
 from wattkeeper.controller.metrics import OperatorMetrics
+from wattkeeper.controller.replays import Replays
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.telemetry.collector import Collector
@@ -66,6 +67,11 @@ class Operator:
         self.cache = ClusterCache(kube=self.kube, namespaces=settings.namespaces)
         self.actor = Actor(kube=self.kube, cap_ttl_seconds=settings.cap_ttl_seconds)
         self.measurements = measurements or _measurements(options)
+        self.replays = (
+            Replays(settings=settings.replays, tick_seconds=settings.tick_seconds, metrics=self.metrics)
+            if settings.replays.workers
+            else None
+        )
         self.loop = FleetLoop(
             cache=self.cache,
             kube=self.kube,
@@ -76,6 +82,7 @@ class Operator:
             settings=settings,
             clock=self.clock,
             metrics=self.metrics,
+            replays=self.replays,
         )
         self.http = HealthServer(port=options.http_port, registry=self.metrics.registry, health=self.loop.health)
 
@@ -84,11 +91,15 @@ class Operator:
         self.loop.health.acting_since = self.clock.wall()
         self.cache.start()
         self.measurements.start()
+        if self.replays is not None:
+            self.replays.start()
         self.loop.start()
 
     def stop(self) -> None:
         """Stop in the reverse order. Caps stay until they expire: a successor renews them."""
         self.loop.stop()
+        if self.replays is not None:
+            self.replays.stop()
         self.measurements.stop()
         self.cache.stop()
 

@@ -9,6 +9,23 @@ from wattkeeper.planner.types import PlannerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """How the stage works. Durations are wall time."""
+
+    workers: int = 1
+    """Processes; 0 leaves the stage out."""
+    share: float = 0.35
+    """Of the time that each worker may be busy."""
+    requests: int = 5000
+    """Counted in each replay."""
+    queue: int = 256
+    per_service: int = 4
+    """Replays that may wait, in all and of one service."""
+    timeout_seconds: float = 60.0
+    """A worker that takes longer is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
     """How the operator runs. Durations are wall time unless they say otherwise."""
 
@@ -50,5 +67,7 @@ class OperatorSettings:
     say it: there, a jitter of milliseconds between scrapes looks like bursts."""
     rate_window_seconds: float = 60.0
     """Window over which telemetry measures rates (wall time)."""
+    replays: ReplaySettings = field(default_factory=ReplaySettings)
+    """Replays of candidates before capacity is taken away."""
     planner: PlannerSettings = field(default_factory=PlannerSettings)
     forecast: ForecastSettings = field(default_factory=ForecastSettings)

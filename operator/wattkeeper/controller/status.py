@@ -7,10 +7,12 @@ from wattkeeper.api import conditions as api_conditions
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
+from wattkeeper.controller import checked
 from wattkeeper.controller.account import counterfactual_name
 from wattkeeper.controller.caps import CapReport
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import Decision, ServiceState
+from wattkeeper.controller.text import describe, digits, duration
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import LatencyTarget, Plan, Slo, Target
@@ -31,6 +33,8 @@ class Findings:
     problems: tuple[Problem, ...] = ()
     """Found while acting, beside those of `service`."""
     energy_trusted: bool = True
+    replay_trouble: str | None = None
+    """Why no replays come; empty where they do, None where none are configured."""
 
 
 def _condition(type_: ConditionType, status: Status, reason: str, message: str = "") -> Condition:
@@ -47,6 +51,7 @@ def conditions(findings: Findings, state: ServiceState) -> list[Condition]:
         _model(findings, state, problems),
         _satisfiable(state.plan),
         _met(service, findings.observation),
+        *_checked(findings, state),
         *_rollout(service, state, problems),
         *_power(findings, problems),
         _conflict(findings, problems),
@@ -125,10 +130,17 @@ def _met(service: Service, observation: ServiceObservation | None) -> Condition:
     if missed:
         return _condition(type_, _FALSE, "TargetMissed", "; ".join(missed))
     measured = ", ".join(
-        f"{name} p{goal.percentile:g} is {_duration(value)} of {format_duration(goal.seconds)}"
+        f"{name} p{goal.percentile:g} is {duration(value)} of {format_duration(goal.seconds)}"
         for name, goal, value in _measured_goals(service.slo, observation)
     )
     return _condition(type_, _TRUE, "TargetsMet" if measured else "Idle", measured)
+
+
+def _checked(findings: Findings, state: ServiceState) -> list[Condition]:
+    if findings.replay_trouble is None:
+        return []
+    found = checked.condition(state.plan, findings.service.slo, findings.replay_trouble)
+    return [_condition(ConditionType.SLO_CHECKED, found.status, found.reason, found.message)]
 
 
 def _measured_goals(slo: Slo, observation: ServiceObservation) -> list[tuple[str, LatencyTarget, float]]:
@@ -148,7 +160,7 @@ def missed_targets(slo: Slo, observation: ServiceObservation | None) -> list[str
     if observation is None or not observation.state.usable:
         return []
     return [
-        f"{name} p{goal.percentile:g} is {_duration(value)}, target {format_duration(goal.seconds)}"
+        f"{name} p{goal.percentile:g} is {duration(value)}, target {format_duration(goal.seconds)}"
         for name, goal, value in _measured_goals(slo, observation)
         if value > goal.seconds
     ]
@@ -208,7 +220,7 @@ def _ready(service: Service, others: Sequence[Condition], problem: Problem | Non
         if (item.status == _FALSE and item.type not in (ConditionType.CONFLICT, ConditionType.SLO_MET))
         or (item.status == _TRUE and item.type == ConditionType.CONFLICT)
     ]
-    bad = [item for item in bad if item.reason != "RolledBack"]
+    bad = [item for item in bad if item.reason not in ("RolledBack", "ReplayMisses")]
     if bad:
         return _condition(ConditionType.READY, _FALSE, bad[0].reason, bad[0].message)
     waiting = [item for item in others if item.status == _UNKNOWN and item.type == ConditionType.METRICS_AVAILABLE]
@@ -233,7 +245,7 @@ def build(
         phase=phase,
         conditions=list(found),
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
-        plan=previous.plan if _only_began(findings, state) else _plan(state),
+        plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
         savings=_savings(service, state),
         history=list(state.history),
@@ -251,16 +263,16 @@ def _observed(observation: ServiceObservation, now_text: str) -> api.ObservedSta
     workload = observation.workload
     return api.ObservedStatus(
         time=now_text,
-        qps=_digits(workload.requests_per_second) if workload is not None and observation.state.usable else None,
-        prompt_tokens=_digits(workload.prompt.mean) if workload is not None else None,
-        output_tokens=_digits(workload.output.mean) if workload is not None else None,
-        ttft=_duration(observation.ttft_seconds),
-        tpot=_duration(observation.tpot_seconds),
-        kv_usage=_digits(observation.kv_usage_max),
-        prefix_hit_ratio=_digits(workload.prefix_hit_ratio) if workload is not None else None,
-        preemptions_per_sec=_digits(observation.preemptions_per_second),
-        waiting=_digits(observation.waiting),
-        power_watts=_digits(observation.power_watts),
+        qps=digits(workload.requests_per_second) if workload is not None and observation.state.usable else None,
+        prompt_tokens=digits(workload.prompt.mean) if workload is not None else None,
+        output_tokens=digits(workload.output.mean) if workload is not None else None,
+        ttft=duration(observation.ttft_seconds),
+        tpot=duration(observation.tpot_seconds),
+        kv_usage=digits(observation.kv_usage_max),
+        prefix_hit_ratio=digits(workload.prefix_hit_ratio) if workload is not None else None,
+        preemptions_per_sec=digits(observation.preemptions_per_second),
+        waiting=digits(observation.waiting),
+        power_watts=digits(observation.power_watts),
         joules_per_token=None if observation.joules_per_token is None else f"{observation.joules_per_token:.3g}",
         pods=f"{observation.pods_reporting}/{observation.pods_expected}",
     )
@@ -276,7 +288,7 @@ def decision(plan: Plan) -> Decision:
     )
 
 
-def _plan(state: ServiceState) -> api.PlanStatus:
+def _plan(state: ServiceState, slo: Slo, to_text: Callable[[float], str]) -> api.PlanStatus:
     plan = state.plan
     if plan is None:
         return api.PlanStatus()
@@ -284,12 +296,12 @@ def _plan(state: ServiceState) -> api.PlanStatus:
     if plan.prediction is not None:
         low, high = plan.prediction.power_interval_watts
         predicted = api.PredictedStatus(
-            power_watts=_digits(plan.prediction.power_watts),
-            power_low_watts=_digits(low),
-            power_high_watts=_digits(high),
-            ttft=_duration(plan.prediction.ttft_seconds),
-            tpot=_duration(plan.prediction.tpot_seconds),
-            utilisation=_digits(plan.prediction.utilisation),
+            power_watts=digits(plan.prediction.power_watts),
+            power_low_watts=digits(low),
+            power_high_watts=digits(high),
+            ttft=duration(plan.prediction.ttft_seconds),
+            tpot=duration(plan.prediction.tpot_seconds),
+            utilisation=digits(plan.prediction.utilisation),
         )
     runner_up = None
     if plan.runner_up is not None:
@@ -304,9 +316,10 @@ def _plan(state: ServiceState) -> api.PlanStatus:
         message=plan.message,
         binding=plan.binding.value,
         runner_up=runner_up,
-        planned_qps=_digits(plan.planned_requests_per_second),
+        planned_qps=digits(plan.planned_requests_per_second),
         decided_at=state.decided_at,
         predicted=predicted,
+        check=checked.check_status(plan, slo, to_text),
     )
 
 
@@ -317,10 +330,10 @@ def _applied(findings: Findings) -> api.AppliedStatus:
     watts = api.PowerCapStatus(requested=findings.current.power_cap_watts)
     if report is not None:
         watts = api.PowerCapStatus(
-            requested=_digits(report.requested_watts),
-            clamped=_digits(report.clamped_watts),
-            enforced=_digits(report.enforced_watts),
-            measured=_digits(report.measured_watts),
+            requested=digits(report.requested_watts),
+            clamped=digits(report.clamped_watts),
+            enforced=digits(report.enforced_watts),
+            measured=digits(report.measured_watts),
         )
     return api.AppliedStatus(
         replicas=service.desired_replicas,
@@ -381,20 +394,6 @@ def engine_status(engine: EngineSettings | EngineChange) -> api.EngineStatus:
     )
 
 
-def describe(target: Target) -> str:
-    """A target in a few words."""
-    words = [f"{target.replicas} replica{'s' if target.replicas != 1 else ''}"]
-    if target.power_cap_watts is not None:
-        words.append(f"cap {target.power_cap_watts:.0f} W")
-    if target.clock_mhz is not None:
-        words.append(f"clock {target.clock_mhz:.0f} MHz")
-    if target.engine.max_num_batched_tokens is not None:
-        words.append(f"{target.engine.max_num_batched_tokens} batched tokens")
-    if target.engine.max_num_seqs is not None:
-        words.append(f"{target.engine.max_num_seqs} seqs")
-    return ", ".join(words)
-
-
 def describe_change(before: Target, after: Target, change: EngineChange) -> str:
     """What moves from one target to the next; empty where nothing does."""
     parts = []
@@ -415,22 +414,3 @@ def _watts(value: float | None) -> str:
 
 def _mhz(value: float | None) -> str:
     return "free" if value is None else f"{value:.0f}MHz"
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None or seconds != seconds or seconds == float("inf"):
-        return None
-    return (
-        f"{seconds:.1f}s"
-        if seconds >= 10
-        else f"{seconds * 1000:.0f}ms"
-        if seconds >= 0.1
-        else f"{seconds * 1000:.1f}ms"
-    )
-
-
-def _digits(value: float | None) -> float | None:
-    """Three significant digits: enough for people, and steady enough not to be rewritten on every tick."""
-    if value is None or value != value or value in (float("inf"), float("-inf")):
-        return None
-    return float(f"{value:.3g}")

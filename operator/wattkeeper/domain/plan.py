@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from wattkeeper.domain.engine import EngineChange, EngineSettings
+from wattkeeper.domain.replay import Replayed, ReplayWish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,8 @@ class Binding(enum.Enum):
     ROLLOUT_COST = "RolloutCost"
     HYSTERESIS = "Hysteresis"
     EVIDENCE = "Evidence"
+    REPLAY = "Replay"
+    """No replay shows yet that the next cheaper target meets the SLO, or one shows that it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,8 @@ class PlanReason(enum.Enum):
     GUARD_SLO = "SloAtRisk"
     GUARD_QUEUE = "QueueGrowing"
     GUARD_PREEMPTION = "Preempting"
+    AWAITING_REPLAY = "AwaitingReplay"
+    """A cheaper target is known; what is in place stays until a replay shows that it meets the SLO."""
     INFEASIBLE = "NoFeasiblePlan"
     HOLD_METRICS = "MetricsNotUsable"
     FULL_POWER = "MetricsLost"
@@ -147,6 +152,34 @@ class PlanReason(enum.Enum):
     WARMING_UP = "NoWorkloadSeenYet"
     FAILED = "PlanningFailed"
     """The data of this service could not be worked with: full power, replicas held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """What the analytic check says of a small change of a target, or of the load."""
+
+    change: str
+    ttft_seconds: float
+    tpot_seconds: float
+    utilisation: float
+    violation: Binding
+    """NONE where it would still meet the SLO with margin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlaCheck:
+    """The check that a target passed: the analytic one with its margin, and the replay beside it."""
+
+    margin: float
+    """Relative; on both latencies."""
+    load_ceiling: float
+    ttft_upper_seconds: float
+    """What was compared with the targets: the prediction with its margin."""
+    tpot_upper_seconds: float
+    replay: str
+    """`planner.evidence.Standing` of the target; empty where no replay stage is configured."""
+    replayed: Replayed | None
+    what_if: tuple[WhatIf, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,3 +195,7 @@ class Plan:
     prediction: Prediction | None
     planned_requests_per_second: float | None
     feasible: bool
+    check: SlaCheck | None = None
+    """None where no search was made."""
+    wishes: tuple[ReplayWish, ...] = ()
+    """Replays that would help the next plan, riskiest first, those of equal risk oldest first."""

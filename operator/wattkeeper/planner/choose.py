@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Prediction, RunnerUp, Target
 from wattkeeper.planner import search as searching
-from wattkeeper.planner import sizing, words
+from wattkeeper.planner import sizing, wishes, words
+from wattkeeper.planner.evidence import Standing
 from wattkeeper.planner.search import Scored, Search
 from wattkeeper.planner.sizing import Case, Row
 from wattkeeper.planner.space import Power
@@ -55,7 +56,7 @@ def _in_place(found: Search) -> Scored:
 
 def _rollout(found: Search) -> Scored | None:
     """The roll-out worth its price, if any."""
-    options = [item for item in found.scored if item.row.engine and item.violation is Binding.NONE]
+    options = [item for item in found.scored if item.row.engine and item.open]
     if not options or searching.rollout_blocked(found):
         return None
     best = min(options, key=lambda item: item.score)
@@ -106,9 +107,7 @@ def _take_cheapest(found: Search, best: Scored, in_place: Scored) -> _Choice:
     staying = best.row.replicas == case.space.current.replicas
     reason = PlanReason.STABILISING if held and staying else PlanReason.LEAST_ENERGY
     if not in_place.open or in_place.waiting:
-        why = in_place.waiting or words.violation(
-            in_place.violation, case.request.slo, in_place.ttft_seconds, in_place.tpot_seconds, case.margin
-        )
+        why = in_place.waiting or searching.rejection(case, in_place)
         message = f"Moving to {_option(found, best)}, {words.watts(best.watts)}: in place, {why}; {_at(case, best)}."
         item = best
     elif best is in_place:
@@ -130,6 +129,12 @@ def _take_cheapest(found: Search, best: Scored, in_place: Scored) -> _Choice:
     if held:
         binding = Binding.STABILISATION
         message = message[:-1] + f"; {held}."
+    cheaper = wishes.cheaper(found, item)
+    if cheaper is not None and not held:
+        binding = Binding.REPLAY
+        awaited = cheaper.judged.standing is Standing.UNKNOWN
+        reason = PlanReason.AWAITING_REPLAY if awaited and item is in_place else reason
+        message = f"{message[:-1]}; {_option(found, cheaper)} at {words.watts(cheaper.watts)}: {cheaper.blocked}."
     return _Choice(
         item=item,
         reason=reason,
@@ -189,6 +194,9 @@ def infeasible(found: Search) -> Plan:
     bounds = f"even with {words.replicas(case.space.high)} at {words.power(case.space.full_power)}"
     more = "add GPUs" if case.space.gpu_bound else "raise levers.replicas.max"
     most = next(item for item in found.scored if item.row == sizing.full_power_row(case, case.space.high))
+    if most.judged.standing is Standing.MISSES:
+        text = f"{rate:.3g} req/s cannot be served {bounds}: {searching.rejection(case, most)}"
+        return _all_capacity(found, f"{text}; {more}, relax the target, or allow other engine arguments")
     goal, value = {
         Binding.TTFT: (slo.ttft, most.ttft_seconds),
         Binding.TPOT: (slo.tpot, most.tpot_seconds),
@@ -209,7 +217,13 @@ def infeasible(found: Search) -> Plan:
         advice = f"{more} or send less traffic"
     other = next((case.space.engines[index] for index in found.floors if index), None)
     if other is not None:
-        text += f"; {words.change(other.change)} would do, but {searching.rollout_blocked(found)}"
+        blocked = searching.rollout_blocked(found) or "its replay is awaited"
+        text += f"; {words.change(other.change)} would do, but {blocked}"
+    return _all_capacity(found, f"{text}; {advice}")
+
+
+def _all_capacity(found: Search, message: str) -> Plan:
+    case = found.case
     target = Target(
         replicas=case.space.high,
         power_cap_watts=case.space.full_power.cap_watts,
@@ -220,11 +234,11 @@ def infeasible(found: Search) -> Plan:
         target=target,
         engine_change=EngineChange(),
         reason=PlanReason.INFEASIBLE,
-        message=f"{text}; {advice}.",
-        binding=least.below,
+        message=f"{message}.",
+        binding=found.required[0].below,
         runner_up=None,
         prediction=_prediction_of(found, target),
-        planned_requests_per_second=rate,
+        planned_requests_per_second=case.workload.requests_per_second,
         feasible=False,
     )
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from wattkeeper.domain.plan import Binding
 from wattkeeper.planner import plan as planning
+from wattkeeper.planner import search as searching
 from wattkeeper.planner import words
+from wattkeeper.planner.evidence import Standing
 from wattkeeper.planner.plan import Examined
 from wattkeeper.planner.search import PowerModel, Scored, Search
 from wattkeeper.planner.sizing import SlaModel
@@ -85,9 +87,10 @@ def _order(item: Scored) -> tuple[bool, float]:
 def _line(search: Search, item: Scored) -> tuple[str, ...]:
     case = search.case
     if item.violation is not Binding.NONE:
-        verdict = words.violation(item.violation, case.request.slo, item.ttft_seconds, item.tpot_seconds, case.margin)
+        verdict = searching.rejection(case, item)
     else:
-        verdict = item.blocked or item.waiting or "feasible"
+        proven = item.judged.replayed is not None and item.judged.standing is Standing.MEETS
+        verdict = item.blocked or item.waiting or ("feasible, replayed" if proven else "feasible")
     known = item.watts == item.watts
     return (
         words.option(item.row.replicas, item.row.power, case.space.engines[item.row.engine]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Target
-from wattkeeper.planner import choose, guards, search, sizing, words
+from wattkeeper.planner import checks, choose, guards, search, sizing, words
 from wattkeeper.planner.guards import Action, Trip
 from wattkeeper.planner.search import DATA_ERRORS, PowerModel, Search
 from wattkeeper.planner.sizing import Case, SlaModel
@@ -68,15 +68,19 @@ def examine(
     searches = search.begin([case for _, case, _ in cases], predict=predict)
     free = [found for (_, _, trip), found in zip(cases, searches, strict=True) if trip is None]
     search.run(free, energy=energy, predict=predict)
+    chosen: list[tuple[int, Plan, Search]] = []
     for (index, _, trip), found in zip(cases, searches, strict=True):
         if found.error:
             results[index] = Examined(
                 plan=_failed(requests[index], found.error), search=found if trip is None else None
             )
         elif trip is None:
-            results[index] = Examined(plan=choose.choose(found), search=found)
+            chosen.append((index, choose.choose(found), found))
         else:
             results[index] = Examined(plan=_more_capacity(requests[index], trip, settings, found), search=None)
+    plans = checks.complete([(decided, found) for _, decided, found in chosen], predict=predict)
+    for (index, _, found), decided in zip(chosen, plans, strict=True):
+        results[index] = Examined(plan=decided, search=found)
     return [result for result in results if result is not None]
 
 

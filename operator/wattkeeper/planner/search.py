@@ -17,7 +17,8 @@ import numpy as np
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Binding
 from wattkeeper.energy.model import EnergyQuery, WattsPrediction
-from wattkeeper.planner import sizing
+from wattkeeper.planner import sizing, words
+from wattkeeper.planner.evidence import UNKNOWN, Evidence, Judged, Standing, needs_evidence
 from wattkeeper.planner.sizing import Case, Ledger, Required, Row, SlaModel
 from wattkeeper.planner.space import Power
 from wattkeeper.queueing.types import Candidates, SlaPrediction
@@ -25,6 +26,9 @@ from wattkeeper.queueing.types import Candidates, SlaPrediction
 DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
 """What bad data of one service may raise; anything else is a programming error."""
 
+
+MORE_LOAD = 1.1
+"""Multiple of the planned rate at which what is in place is judged too, to tell how near the edge it is."""
 
 _Query = TypeVar("_Query")
 _Answer = TypeVar("_Answer")
@@ -45,7 +49,7 @@ class Scored:
     violation: Binding
     """NONE where it is feasible once all its replicas serve."""
     blocked: str
-    """Why its replica count may not be taken now although feasible (timers); empty where it may."""
+    """Why it may not be taken now although feasible (timers, no replay); empty where it may."""
     waiting: str
     """Why its power limits must wait (timers, starting replicas); empty where they need not."""
     watts: float
@@ -57,6 +61,10 @@ class Scored:
     ttft_seconds: float
     tpot_seconds: float
     utilisation: float
+    held: bool = False
+    """True where nothing but a missing or failed replay blocks it."""
+    judged: Judged = UNKNOWN
+    """What replays say of it."""
 
     @property
     def score(self) -> float:
@@ -65,7 +73,7 @@ class Scored:
 
     @property
     def open(self) -> bool:
-        """True where its replicas may be taken now; its limits follow as soon as they may."""
+        """True where it may be taken now; its limits follow as soon as they may."""
         return self.violation is Binding.NONE and not self.blocked
 
 
@@ -79,6 +87,8 @@ class Search:
     """Least replicas at the planned rate, by engine index."""
     floors: dict[int, int] = field(default_factory=dict)
     """Least replicas that a scale-down may go to, by engine index: they carry the stabilised rate."""
+    evidence: Evidence | None = None
+    """From replays; None where no replay stage is configured."""
     hopeless: bool = False
     """True where the upper bound of replicas at full power misses the SLO even when nearly idle."""
     scored: list[Scored] = field(default_factory=list)
@@ -92,7 +102,7 @@ def begin(cases: Sequence[Case], *, predict: SlaModel) -> list[Search]:
     What most services will ask about is judged for all of them in one call.
     """
     searches = [Search(case=case, ledger=Ledger(case, predict=predict)) for case in cases]
-    _judge(searches, lambda search: _likely_rows(search.case), predict=predict)
+    judge(searches, lambda search: _likely_rows(search.case), predict=predict)
     for search in _live(searches):
         with _errors_to(search):
             _size(search)
@@ -112,7 +122,12 @@ def _size(search: Search) -> None:
     case, ledger = search.case, search.ledger
     low, high, now = case.space.low, case.space.high, case.space.current.replicas
     engines = range(len(case.space.engines))
+    search.evidence = Evidence.of(case)
     search.required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
+    if search.evidence is not None:
+        search.required = {
+            engine: _worse(found, search.evidence.floor(engine), high=high) for engine, found in search.required.items()
+        }
     floors = {engine: found.replicas for engine, found in search.required.items() if found.replicas is not None}
     down = [engine for engine, least in floors.items() if least < now]
     if down and case.stabilised_load > 1:
@@ -123,7 +138,15 @@ def _size(search: Search) -> None:
     search.hopeless = not ledger.feasible(_idle_row(case))
 
 
-def _judge(searches: Sequence[Search], rows_of: Callable[[Search], Iterable[Row]], *, predict: SlaModel) -> None:
+def _worse(analytic: Required, replayed: tuple[int, Binding], *, high: int) -> Required:
+    """The least replicas that neither the analytic check nor a replay rejects."""
+    missing, binding = replayed
+    if analytic.replicas is None or missing < analytic.replicas:
+        return analytic
+    return Required(replicas=missing + 1 if missing < high else None, below=binding)
+
+
+def judge(searches: Sequence[Search], rows_of: Callable[[Search], Iterable[Row]], *, predict: SlaModel) -> None:
     """Judge rows of every service in one call; a service whose data it cannot work with gets an error."""
     asked = []
     for search in searches:
@@ -170,7 +193,8 @@ def _likely_rows(case: Case) -> list[Row]:
     ]
     if case.stabilised_load > 1:
         rows += [sizing.full_power_row(case, count, load=case.stabilised_load) for count in probes if count < now]
-    return [_in_place(case), _idle_row(case), *rows]
+    in_place = _in_place(case)
+    return [in_place, in_place._replace(load=MORE_LOAD), _idle_row(case), *rows]
 
 
 def _idle_row(case: Case) -> Row:
@@ -185,7 +209,7 @@ def _counts(floor: int) -> list[int]:
 
 def run(searches: Sequence[Search], *, energy: PowerModel, predict: SlaModel) -> None:
     """Both passes for all services; fills `scored`, or `error` where a service's data cannot be worked with."""
-    _judge(_live(searches), _window_rows, predict=predict)
+    judge(_live(searches), _window_rows, predict=predict)
     for rows_of in (_coarse_rows, _fine_rows):
         _pass(_live(searches), rows_of, energy=energy, predict=predict)
 
@@ -237,8 +261,9 @@ def _fine_rows(search: Search) -> list[Row]:
         grid = set(case.space.coarse(case.settings.grid_power_points))
         known = [item for item in search.scored if item.row != in_place or item.row.power in grid]
         stay = [item for item in known if item.open and item.row.engine == 0]
+        held = [item for item in known if item.held and item.row.engine == 0]
         move = [item for item in known if item.violation is Binding.NONE and item.row.engine != 0]
-        best = [min(group, key=lambda item: item.score) for group in (stay, move) if group]
+        best = [min(group, key=lambda item: item.score) for group in (stay, held, move) if group]
     done = {item.row for item in search.scored}
     rows = [
         Row(replicas=item.row.replicas, power=power, engine=item.row.engine)
@@ -272,7 +297,7 @@ def _pass(
     for search in searches:
         with _errors_to(search):
             rows[id(search)] = rows_of(search)
-    _judge(_live(searches), lambda search: rows[id(search)], predict=predict)
+    judge(_live(searches), lambda search: rows[id(search)], predict=predict)
     asked: list[tuple[Search, list[Row], list[Row]]] = []
     queries = []
     for search in _live(searches):
@@ -325,13 +350,23 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
     result = []
     for index, row in enumerate(rows):
         violation = search.ledger.violation(row)
+        blocked, held, judged = hold if row.engine == 0 and row.replicas < now else "", False, UNKNOWN
+        if search.evidence is not None and violation is Binding.NONE:
+            judged = search.evidence.judge(row)
+            if judged.standing is Standing.MISSES:
+                violation = judged.binding
+            elif judged.standing is not Standing.MEETS and needs_evidence(case, row):
+                held = not blocked
+                blocked = blocked or words.standing(judged, case.request.slo, case.margin, case.request.replays)
         if violation is Binding.NONE and not math.isfinite(watts[0, index]):
             search.error = "the energy model gave watts that are no finite numbers"
         result.append(
             Scored(
                 row=row,
                 violation=violation,
-                blocked=hold if row.engine == 0 and row.replicas < now else "",
+                blocked=blocked,
+                held=held,
+                judged=judged,
                 waiting=waits[index],
                 watts=float(watts[0, index]),
                 low_watts=float(watts[1, index]),
@@ -428,3 +463,11 @@ def rollout_blocked(search: Search) -> str:
         f"a roll-out takes one replica away at a time, and {case.space.current.replicas} are needed; "
         f"it needs {request.profile.gpus_per_replica} free GPU(s)"
     )
+
+
+def rejection(case: Case, item: Scored) -> str:
+    """Why a candidate is not feasible: by the analytic check, or by a replay."""
+    slo = case.request.slo
+    if item.judged.standing is Standing.MISSES:
+        return words.standing(item.judged, slo, case.margin, case.request.replays)
+    return words.violation(item.violation, slo, item.ttft_seconds, item.tpot_seconds, case.margin)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import ServiceObservation
 from wattkeeper.domain.plan import Levers, Slo, Target
+from wattkeeper.domain.replay import Replayed
 from wattkeeper.physics.profile import ServingProfile
 
 
@@ -23,6 +24,15 @@ class PlanMemory:
     """Last change of cap or clock lock, up or down."""
     last_guard_seconds: float | None = None
     """Last plan whose reason was one of the guards (`SloAtRisk`, `QueueGrowing`, `Preempting`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayEvidence:
+    """What the replay stage knows of one service."""
+
+    replayed: tuple[Replayed, ...] = ()
+    trouble: str = ""
+    """Why no replays come at present; empty where the stage works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,9 @@ class PlanRequest:
     """Unallocated GPUs that new replicas could use; None: not known, no bound."""
     metrics_max_age_seconds: float | None = None
     """Overrides the setting of the same name for this service."""
+    replays: ReplayEvidence | None = None
+    """Evidence from replays. None: no replay stage is configured, the analytic check decides alone; with one, less
+    capacity than in place is taken only where a replay shows that it meets the SLO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +144,17 @@ class PlannerSettings:
     """Expected stay with engine arguments: the price of a roll-out is spread over it."""
     rollout_gain_ratio: float = 0.05
     """A roll-out must gain more than this share of the watts in place, its price included."""
+
+    replay_rate_step_ratio: float = 0.03
+    """Replays are made for the rate rounded up to a geometric grid of this step, to hold while the rate jitters."""
+    replay_max_age_seconds: float = 600.0
+    """Older replays say nothing."""
+    replay_refresh_seconds: float = 240.0
+    """A replay of what is in place is asked for again after this long."""
+    replay_candidates: int = 3
+    """Cheapest candidates for which replays are asked at once."""
+    replay_length_tolerance: float = 0.1
+    """Relative change of mean lengths (and change of the prefix-hit share) up to which a replay still holds."""
 
     grid_power_values: int = 16
     """Values per power lever at most; a lever with more steps is thinned evenly."""

@@ -2,7 +2,10 @@
 
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, LatencyTarget, Slo, Target
+from wattkeeper.domain.replay import ReplayResult
+from wattkeeper.planner.evidence import Judged, Standing
 from wattkeeper.planner.space import Engine, Power
+from wattkeeper.planner.types import ReplayEvidence
 
 _BINDING = {
     Binding.STABILITY: "the replicas could not keep up with the load",
@@ -79,3 +82,29 @@ def violation(binding: Binding, slo: Slo, ttft_seconds: float, tpot_seconds: flo
         return _BINDING.get(binding, binding.value)
     name = f"{binding.value.upper()} p{goal.percentile:g}"
     return f"{name} of {seconds(value)} predicted, {margin:.0%} margin on top, against {seconds(goal.seconds)}"
+
+
+def replayed(slo: Slo, result: ReplayResult) -> str:
+    """Replayed latencies with their bounds beside their targets."""
+    parts = [
+        f"{name} p{goal.percentile:g} {seconds(value)} (at most {seconds(bound)}) of {seconds(goal.seconds)}"
+        for name, goal, value, bound in (
+            ("TTFT", slo.ttft, result.ttft_seconds, result.ttft_upper_seconds),
+            ("TPOT", slo.tpot, result.tpot_seconds, result.tpot_upper_seconds),
+        )
+        if goal is not None
+    ]
+    return ", ".join(parts)
+
+
+def standing(judged: Judged, slo: Slo, margin: float, replays: ReplayEvidence | None) -> str:
+    """Why a candidate that needs a replay may not be taken, or is taken back; `margin` is relative."""
+    if judged.replayed is None:
+        trouble = replays.trouble if replays is not None else ""
+        return f"a replay is awaited, and none comes: {trouble}" if trouble else "a replay is awaited"
+    result = judged.replayed.result
+    if judged.binding is Binding.EVIDENCE:
+        return f"its replay is no proof: {result.message}"
+    rate = judged.replayed.requests_per_second
+    told = f"{result.requests} replayed requests at {rate:.3g} req/s show {replayed(slo, result)}"
+    return told if judged.standing is Standing.MISSES else f"{told}, which is not enough with {margin:.0%} margin"

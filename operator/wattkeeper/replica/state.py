@@ -69,6 +69,16 @@ class EngineState:
         self._prefill_squared = 0.0
         """Sum over iterations of their length times the part of it that prefill took, in seconds squared."""
 
+    def set_clock(self, clock_ratio: float, *, stretch: float = 1.0) -> None:
+        """From now on iterate at this clock, over the largest; `stretch` multiplies all times on top.
+
+        `Activity.step_seconds_squared` then speaks of the last clock alone.
+        """
+        if not (0.0 < clock_ratio <= 1.0 and stretch >= 1.0):
+            raise ValueError(f"clock_ratio must be in (0, 1] and stretch at least 1, not {clock_ratio} and {stretch}")
+        d0, dt, dn, dkv, da = (float(term) * stretch for term in step_time.at_clock(self.config.iteration, clock_ratio))
+        self._coefficients = (d0, dt, dn, dkv, da)
+
     @property
     def activity(self) -> Activity:
         """Sums since the start."""

@@ -1,0 +1,166 @@
+"""`wattkeeper explain`: why a live service is kept as it is, from what the operator writes into its status."""
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any
+
+import pydantic
+import typer
+
+from wattkeeper.api import inference_service as api
+from wattkeeper.api.conditions import Status
+from wattkeeper.cli.errors import explained
+from wattkeeper.controller import kube
+from wattkeeper.domain.engine import EngineChange
+from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.domain.plan import Target
+from wattkeeper.planner import words
+
+_HEADINGS = ("change", "TTFT", "TPOT", "load", "verdict")
+_UNBOUND = "without bound"
+
+
+class Form(StrEnum):
+    """Form of the answer."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@explained
+def explain(
+    service: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The InferenceService.")],
+    kubeconfig: Annotated[
+        str | None, typer.Option(envvar="KUBECONFIG", help="Left out: the pod's ServiceAccount.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+    output: Annotated[Form, typer.Option(help="Form of the answer.")] = Form.TEXT,
+) -> None:
+    """Tell why a service is kept as it is: the decision, what binds it, the check it passed, what would change it."""
+    namespace, separator, name = service.partition("/")
+    if not separator or not namespace or not name:
+        raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
+    live = kube.Kube(api=kube.load_client(kubeconfig, context)).get(kube.service_path(namespace, name))
+    try:
+        status = api.InferenceServiceStatus.model_validate(live.get("status") or {})
+    except pydantic.ValidationError as error:
+        raise WattkeeperError(f"the status of {service} is not of this version of wattkeeper: {error}") from error
+    mode = (live.get("spec") or {}).get("mode", "")
+    if output is Form.JSON:
+        typer.echo(json.dumps(facts(service, mode, status), indent=2))
+    else:
+        typer.echo("\n".join(lines(service, mode, status)))
+
+
+def facts(service: str, mode: str, status: api.InferenceServiceStatus) -> dict[str, Any]:
+    """What is told, for programs: status without what is empty."""
+    told = status.model_dump(by_alias=True, mode="json", include={"plan", "applied", "observed", "conditions"})
+    found: dict[str, Any] = _bare({"service": service, "mode": mode, **told})
+    return found
+
+
+def lines(service: str, mode: str, status: api.InferenceServiceStatus) -> Iterator[str]:
+    """The same for people."""
+    plan = status.plan
+    yield f"{service} ({mode}): {plan.reason or 'no plan yet'}"
+    if plan.message:
+        yield f"  {plan.message}"
+    if plan.reason:
+        yield from _decision(status)
+        if plan.check is not None:
+            yield from _check(plan.check)
+    troubled = [item for item in status.conditions if item.status != Status.TRUE and item.type not in ("Conflict",)]
+    troubled += [item for item in status.conditions if item.type == "Conflict" and item.status == Status.TRUE]
+    for item in troubled:
+        text = f": {item.message}" if item.message and item.message != plan.message else ""
+        yield f"  {item.type + ':':<14} {item.status}, {item.reason}{text}"
+
+
+def _decision(status: api.InferenceServiceStatus) -> Iterator[str]:
+    plan, applied = status.plan, status.applied
+    if applied.replicas is not None:
+        ready = "" if applied.ready_replicas == applied.replicas else f", {applied.ready_replicas or 0} ready"
+        watts = applied.power_cap_watts.requested
+        yield _line("in place", _target(applied.replicas, watts, None) + ready)
+    if plan.replicas is not None:
+        change = plan.engine.model_dump(exclude_none=True)
+        yield _line("target", _target(plan.replicas, plan.power_cap_watts, plan.clock_mhz, change))
+    if plan.planned_qps is not None:
+        observed = "" if status.observed.qps is None else f", {status.observed.qps:g} measured"
+        yield _line("planned for", f"{plan.planned_qps:g} req/s{observed}")
+    power = plan.predicted
+    if power.power_watts is not None:
+        between = ""
+        if power.power_low_watts is not None and power.power_high_watts is not None:
+            between = f" ({words.watts(power.power_low_watts)} to {words.watts(power.power_high_watts)})"
+        yield _line("power", f"{words.watts(power.power_watts)} predicted{between}")
+    yield _line("binding", plan.binding)
+    if plan.runner_up:
+        yield _line("runner-up", plan.runner_up)
+
+
+def _check(check: api.CheckStatus) -> Iterator[str]:
+    for name, latency in (("TTFT", check.ttft), ("TPOT", check.tpot)):
+        if latency is None:
+            continue
+        margin = f" with {check.margin:.0%} margin" if check.margin is not None else " with margin"
+        parts = [f"{latency.predicted or _UNBOUND} predicted", f"{latency.upper or _UNBOUND}{margin}"]
+        if check.replay is not None and check.replay.requests:
+            bound = latency.replayed_upper or _UNBOUND
+            parts.append(f"{latency.replayed or _UNBOUND} replayed (at most {bound})")
+        yield _line(f"{name} p{latency.percentile:g}", f"{', '.join(parts)}; target {latency.target}")
+    if check.utilisation is not None and check.load_ceiling is not None:
+        yield _line("load", f"{check.utilisation:.0%} of capacity, at most {check.load_ceiling:.0%}")
+    if check.replay is not None:
+        yield _line("replay", _replay(check.replay))
+    if check.what_if:
+        yield "  what if"
+        rows = [_HEADINGS, *(_what_if(item) for item in check.what_if)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+        for row in rows:
+            yield "    " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _replay(replay: api.ReplayCheckStatus) -> str:
+    if replay.message:
+        return f"{replay.standing}: {replay.message}"
+    if not replay.requests:
+        return replay.standing
+    arrivals = "recorded arrivals" if replay.recorded else "arrivals made up from their dispersion"
+    text = f"{replay.standing}: {replay.requests} requests of {arrivals} at {replay.qps:g} req/s on {replay.setting}"
+    if replay.attainment is not None and replay.attainment_low is not None:
+        text += f"; {replay.attainment:.1%} of them within the SLO (at least {replay.attainment_low:.1%})"
+    if replay.preemptions_per_request:
+        text += f"; {replay.preemptions_per_request:g} preemptions per request"
+    return f"{text}; measured {replay.time}"
+
+
+def _what_if(item: api.WhatIfStatus) -> tuple[str, ...]:
+    load = "-" if item.utilisation is None else f"{item.utilisation:.0%}"
+    verdict = f"violates {item.violates}" if item.violates else "feasible"
+    return item.change, item.ttft or _UNBOUND, item.tpot or _UNBOUND, load, verdict
+
+
+def _target(replicas: int, watts: float | None, clock_mhz: float | None, change: dict[str, Any] | None = None) -> str:
+    target = Target(replicas=replicas, power_cap_watts=watts, clock_mhz=clock_mhz)
+    return words.target(target, EngineChange(**change) if change else None)
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name + ':':<14} {text}"
+
+
+def _bare(value: Any) -> Any:
+    """Without what is absent or empty."""
+    if isinstance(value, dict):
+        inner = {name: _bare(item) for name, item in value.items()}
+        return {name: item for name, item in inner.items() if item not in (None, "", {}, [])}
+    if isinstance(value, list):
+        return [_bare(item) for item in value]
+    return value
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-command."""
+    app.command()(explain)
