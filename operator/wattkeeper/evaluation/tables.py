@@ -8,7 +8,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation import baselines, grid, methods, score, sla
 from wattkeeper.evaluation.methods import Latencies
 from wattkeeper.evaluation.rendering import Cell, Table
-from wattkeeper.evaluation.runs import Run
+from wattkeeper.evaluation.runs import PERCENTILES, SLO_TTFT_SECONDS, Run
 from wattkeeper.evaluation.score import BANDS, PLANNED_LOAD, ArrivalClass, Spread
 from wattkeeper.evaluation.sla import Evaluation
 from wattkeeper.queueing.types import BoolArray
@@ -18,6 +18,9 @@ METRICS: tuple[tuple[str, Callable[[Latencies], FloatArray]], ...] = (
     ("TPOT", lambda latencies: latencies.tpot_seconds),
 )
 P95 = 95.0
+_P95 = PERCENTILES.index(P95)
+_SLOW_SECONDS = max(SLO_TTFT_SECONDS)
+"""Beyond every target: how far beyond decides nothing."""
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
@@ -193,6 +196,8 @@ def apart(evaluation: Evaluation) -> Table:
     runs, part = evaluation.runs, planned(evaluation)
     fitted = {engine.name for engine in grid.ENGINES if engine.fitted}
     groups: list[tuple[str, Callable[[Run], bool]]] = [
+        (f"slow: simulated p95 TTFT above {_SLOW_SECONDS:g} s", lambda run: run.ttft_seconds[_P95] > _SLOW_SECONDS),
+        ("not slow", lambda run: run.ttft_seconds[_P95] <= _SLOW_SECONDS),
         ("preempting", lambda run: run.preempted_share > score.PREEMPTING),
         ("not preempting", lambda run: run.preempted_share <= score.PREEMPTING),
         ("KV memory tight by design", lambda run: run.point.kv_share is not None),
