@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wattkeeper.evaluation import baselines, methods, operator_replay, replayed
-from wattkeeper.evaluation.runs import PERCENTILES
+from wattkeeper.evaluation.runs import PERCENTILES, saturating_requests
 
 
 def quiet(progress=0):
@@ -33,6 +33,14 @@ def test_first_half_view_is_judged_by_the_second_half(small_runs, small_grid):
         past = methods.first_half_seconds(before, small_grid)
         assert len(past) == 0.525 * before.point.requests
         assert after.workload.requests_per_second == pytest.approx(len(past) / past[-1])
+
+
+def test_saturation_is_held_against_its_own_requests(small_runs):
+    for before, after in zip(small_runs, methods.saturating(small_runs), strict=True):
+        prompts, _ = before.point.lengths.draw(before.point.requests, seed=before.point.seed)
+        used = prompts[: saturating_requests(before.point)]
+        assert after.workload.prompt.mean == pytest.approx(float(used.mean()), rel=1e-6)
+        assert after.saturation_rps == before.saturation_rps
 
 
 def test_capacity_of_the_closed_form_is_the_models_where_memory_is_ample(small_runs):

@@ -11,7 +11,7 @@ from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation import grid as designed
 from wattkeeper.evaluation.grid import Grid
-from wattkeeper.evaluation.runs import PERCENTILES, WARM, Run, measured_dispersion
+from wattkeeper.evaluation.runs import PERCENTILES, WARM, Run, distribution, measured_dispersion, saturating_requests
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import sla
 from wattkeeper.queueing.types import BoolArray, Candidates, SlaPrediction, SlaQuery
@@ -132,9 +132,21 @@ def scraped(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, workload=replace(run.workload, dispersion=_coarse(run.workload.dispersion))) for run in runs]
 
 
-def first_half(runs: Sequence[Run], grid: Grid, *, finest_seconds: float = 0.0) -> list[Run]:
+def saturating(runs: Sequence[Run]) -> list[Run]:
+    """Lengths of just the requests that saturation was measured with: a few thousand scatter by some percent."""
+    return [_saturating(run) for run in runs]
+
+
+def _saturating(run: Run) -> Run:
+    prompts, outputs = run.point.lengths.draw(run.point.requests, seed=run.point.seed)
+    part = slice(0, saturating_requests(run.point))
+    seen = replace(run.workload, prompt=distribution(prompts[part]), output=distribution(outputs[part]))
+    return replace(run, workload=seen)
+
+
+def first_half(runs: Sequence[Run], grid: Grid) -> list[Run]:
     """Rate and dispersion of the first half of each path; what came out is that of the second half."""
-    return [_first_half(run, grid, finest_seconds) for run in runs]
+    return [_first_half(run, grid) for run in runs]
 
 
 def first_half_seconds(run: Run, grid: Grid) -> FloatArray:
@@ -150,7 +162,7 @@ def first_half_seconds(run: Run, grid: Grid) -> FloatArray:
     return times[: warm + (len(times) - warm) // 2]
 
 
-def _first_half(run: Run, grid: Grid, finest_seconds: float) -> Run:
+def _first_half(run: Run, grid: Grid) -> Run:
     times = first_half_seconds(run, grid)
     kept = [percentile == HALVES_PERCENTILE for percentile in PERCENTILES]
     return replace(
@@ -158,7 +170,7 @@ def _first_half(run: Run, grid: Grid, finest_seconds: float) -> Run:
         workload=replace(
             run.workload,
             requests_per_second=len(times) / float(times[-1]),
-            dispersion=_coarse(measured_dispersion(times)) if finest_seconds else measured_dispersion(times),
+            dispersion=measured_dispersion(times),
         ),
         ttft_seconds=tuple(run.halves_ttft_p95[1] if keep else math.nan for keep in kept),
         tpot_seconds=tuple(run.halves_tpot_p95[1] if keep else math.nan for keep in kept),

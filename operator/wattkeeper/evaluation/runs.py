@@ -78,6 +78,11 @@ def measured_dispersion(times_seconds: FloatArray, *, finest_seconds: float = 0.
     return Dispersion(windows_seconds=tuple(windows), index=tuple(map(float, found)))
 
 
+def saturating_requests(point: OperatingPoint) -> int:
+    """How many of a point's requests, the first ones, its saturation is measured with."""
+    return min(max(_SATURATING_REQUESTS, 8 * point.max_num_seqs), point.requests)
+
+
 def simulate(point: OperatingPoint, recorded: FloatArray | None = None) -> Run | None:
     """Run a point; None where its limits cannot hold its requests at all. Deterministic by the point's seed."""
     prompts, outputs = point.lengths.draw(point.requests, seed=point.seed)
@@ -85,8 +90,7 @@ def simulate(point: OperatingPoint, recorded: FloatArray | None = None) -> Run |
     longest = int((prompts + outputs).max())
     held = point.max_num_seqs * longest
     config = _config(point, held)
-    count = max(_SATURATING_REQUESTS, 8 * point.max_num_seqs)
-    part = slice(0, min(count, len(prompts)))
+    part = slice(0, saturating_requests(point))
     some = {"prompt_tokens": prompts[part], "output_tokens": outputs[part]}
     some_hits = None if hits is None else hits[part]
     full = saturation.saturation(config, **some, hit_tokens=some_hits)

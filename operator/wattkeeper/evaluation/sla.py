@@ -113,7 +113,8 @@ def of(runs: list[Run], points: Grid, settings: Settings, *, progress: Progress)
     asked: dict[str, Method] = {MODEL: methods.model}
     if methods.HAS_UPPER:
         asked[UPPER] = methods.model_upper
-    half_scraped = methods.first_half(runs, points, finest_seconds=methods.SCRAPE_SECONDS)
+    half = methods.first_half(runs, points)
+    half_scraped = methods.scraped(half)
     if settings.replay:
         how = {"processes": settings.processes}
         asked[FRESH] = replayed.replays(runs, points, done=progress(FRESH, len(runs)), **how)
@@ -128,7 +129,7 @@ def of(runs: list[Run], points: Grid, settings: Settings, *, progress: Progress)
         views={
             PATH: runs,
             SCRAPED: methods.scraped(runs),
-            HALF: methods.first_half(runs, points),
+            HALF: half,
             HALF_SCRAPED: half_scraped,
         },
         methods=asked | BASELINES,

@@ -227,7 +227,7 @@ def _lengths(runs: Sequence[Run]) -> list[str]:
 
 def capacity(evaluation: Evaluation) -> Table:
     """Predicted over simulated saturation."""
-    runs = evaluation.runs
+    runs = methods.saturating(evaluation.runs)
     real = np.array([run.saturation_rps for run in runs])
     moments = baselines.moments(runs)
     bound = baselines.binding(moments)
@@ -245,7 +245,10 @@ def capacity(evaluation: Evaluation) -> Table:
     return Table(
         key="capacity",
         title="Capacity against simulated saturation",
-        note="All points, by what binds. Ratio of predicted to simulated; median / 90th percentile of the error, %.",
+        note=(
+            "All points, by what binds, told the lengths of just the requests that saturation was simulated with. "
+            "Ratio of predicted to simulated; median / 90th percentile of the error, %."
+        ),
         columns=("binds", "points", "method", "ratio, median", "ratio, p5", "ratio, p95", "error"),
         rows=tuple(rows),
     )
