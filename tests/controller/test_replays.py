@@ -123,10 +123,18 @@ def test_a_dead_worker_is_told_of_and_replaced(stage):
     wait(lambda: replays.trouble)
     assert "the replay worker ended with code -9" in replays.trouble
     assert sample(replays, "wattkeeper_replay_available") == 0
-    assert evidence(replays)[-1].result.status is ReplayStatus.INVALID
-    replays.want([asked(replicas=4)])
-    wait(lambda: evidence(replays)[-1].setting.replicas == 4)
-    assert replays.trouble == ""
+    wait(lambda: len(evidence(replays)) == 2)
+    assert evidence(replays)[-1].result.status is ReplayStatus.DONE
+    assert replays.trouble == "" and sample(replays, "wattkeeper_replay_available") == 1
+    assert sample(replays, "wattkeeper_replay_runs_total", outcome="Died") == 1
+
+
+def test_a_replay_that_ends_every_worker_proves_nothing(stage):
+    replays = stage(make_worker=lambda: Worker(command=("-c", "raise SystemExit(3)")))
+    replays.want([asked()])
+    wait(lambda: evidence(replays))
+    assert evidence(replays)[0].result.status is ReplayStatus.INVALID
+    assert "ended with code 3 (2 in a row)" in replays.trouble
 
 
 class Slow:
@@ -233,6 +241,7 @@ def test_without_replays_that_come_the_plan_holds_and_says_so(make_world):
     world = make_world(settings={"replays": ReplaySettings(requests=1000)})
     replays = world.operator.replays
     replays._failed(asked(), "the replay worker ended with code 1", -20)
+    replays._queue.clear()
     world.fleet(replicas=4, rate=1.0)
     world.create(service(world.namespace, levers={"replicas": {"min": 1, "max": 6}}))
     for _ in range(12):

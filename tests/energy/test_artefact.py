@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from wattkeeper.domain import sealed
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.energy import artefact, factors
 from wattkeeper.energy.model import EnergyModel
@@ -24,7 +25,7 @@ def _altered(text: str, *, seal: bool = True, **changes: object) -> str:
     document = json.loads(text)
     document["payload"].update(changes)
     if seal:
-        document["sha256"] = artefact._digest(document["payload"])
+        document["sha256"] = sealed.digest(document["payload"])
     return json.dumps(document)
 
 

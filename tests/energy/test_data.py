@@ -5,21 +5,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wattkeeper.domain import data_files
 from wattkeeper.domain.errors import DataFileError
 from wattkeeper.energy import data
 
 
 def test_no_folder_named(monkeypatch):
-    monkeypatch.delenv(data.DATA_VARIABLE, raising=False)
+    monkeypatch.delenv(data_files.DATA_VARIABLE, raising=False)
     with pytest.raises(DataFileError, match="--data DIR or set WATTKEEPER_DATA"):
-        data.data_folder(None)
+        data_files.data_folder(None)
 
 
 def test_folder_that_does_not_exist(monkeypatch, tmp_path):
-    monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(data_files.DATA_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(DataFileError, match="does not exist"):
-        data.data_folder(None)
-    assert data.data_folder(tmp_path) == tmp_path
+        data_files.data_folder(None)
+    assert data_files.data_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("load", [data.load_ml_energy, data.load_nlr])

@@ -55,8 +55,8 @@ def ratios(found, true):
     )
 
 
-def scrapes(rate_of, *, seconds, lengths=CONVERSATION, seed=1, spacing=5.0, engine=H100, begin=0.0):
-    """Samples of one engine under Poisson arrivals of a varying rate and lognormal lengths."""
+def played(rate_of, *, seconds, lengths=CONVERSATION, seed=1, spacing=5.0, engine=H100, begin=0.0, clock_mhz=None):
+    """One engine under Poisson arrivals of a varying rate and lognormal lengths, again and again, a spacing apart."""
     rng = np.random.default_rng(seed)
     peak = max(rate_of(at) for at in np.linspace(0.0, seconds, 500))
     (prompt, prompt_cv), (output, output_cv) = lengths
@@ -73,11 +73,18 @@ def scrapes(rate_of, *, seconds, lengths=CONVERSATION, seed=1, spacing=5.0, engi
             ]
             requests.append(Request(begin + at, max(1, min(16_000, int(drawn[0]))), max(1, min(4_000, int(drawn[1])))))
     replica = Replica(engine, now=begin)
+    replica.set_power(cap_watts=None, clock_mhz=clock_mhz)
     replica.submit(requests)
-    capacity = (engine.num_gpu_blocks - 1) * engine.block_size
-    samples = []
     for until in np.arange(begin + spacing, begin + seconds, spacing):
         replica.run(float(until))
+        yield replica
+
+
+def scrapes(rate_of, *, engine=H100, **options):
+    """Samples of one engine."""
+    capacity = (engine.num_gpu_blocks - 1) * engine.block_size
+    samples = []
+    for replica in played(rate_of, engine=engine, **options):
         counters, running = replica.counters, float(len(replica.running))
         samples.append(
             EngineSample(
@@ -86,8 +93,7 @@ def scrapes(rate_of, *, seconds, lengths=CONVERSATION, seed=1, spacing=5.0, engi
                 inter_token_count=float(counters.inter_token_seconds.count),
                 iteration_tokens_sum=float(counters.iteration_tokens.total),
                 iteration_count=float(counters.iteration_tokens.count),
-                # The simulated engine counts a prompt's own answer token in neither of both.
-                generation_tokens=float(counters.inter_token_seconds.count),
+                generation_tokens=float(counters.generation_tokens),
                 preemptions=float(counters.preemptions),
                 running=running,
                 kv_tokens=resident_tokens(

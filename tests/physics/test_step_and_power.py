@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.physics import catalogue, power, step
+from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.physics.profiles import serving_profile
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
@@ -132,3 +135,24 @@ def test_shapes_broadcast(small):
         small.iteration, prefill_tokens=0.0, decode_sequences=np.arange(3.0), kv_tokens=0.0, clock_ratio=[[1.0], [0.5]]
     )
     assert result.shape == (2, 3)
+
+
+def test_host_and_links_keep_their_pace_at_a_low_clock():
+    plain = IterationCoefficients(
+        d0_seconds=6e-3,
+        dt_seconds_per_token=2e-5,
+        dn_seconds_per_decode=6e-5,
+        dkv_seconds_per_kv_token=5e-8,
+        da_seconds_per_token_squared=0.0,
+    )
+    split = replace(plain, host_seconds=1e-3, host_seconds_per_sequence=4e-5, exchange_seconds_per_token=5e-6)
+    at_full, split_at_full = step.at_clock(plain, 1.0), step.at_clock(split, 1.0)
+    np.testing.assert_allclose(split_at_full, at_full)
+    d0, dt, dn, dkv, _ = (float(each) for each in step.at_clock(split, 0.6))
+    slow = [float(each) for each in step.at_clock(plain, 0.6)]
+    assert d0 == pytest.approx(1e-3 + (slow[0] / 6e-3) * 5e-3)
+    assert dt == pytest.approx(5e-6 + (slow[1] / 2e-5) * 1.5e-5)
+    assert dn == pytest.approx(4.5e-5 + (slow[2] / 6e-5) * 1.5e-5)
+    assert dkv == slow[3]
+    all_host = replace(plain, host_seconds=1.0)
+    assert float(step.at_clock(all_host, 0.5)[0]) == 6e-3

@@ -16,12 +16,14 @@ from tests.planner.fakes import (
     WORKLOAD,
     FakeEnergy,
     applied,
+    make_profile,
     observation,
     predict,
     request,
 )
 from wattkeeper.domain.plan import Binding, PlanReason, RangeLever, ReplicaLever
 from wattkeeper.domain.replay import Replayed, ReplayResult, ReplayStatus
+from wattkeeper.physics import step
 from wattkeeper.planner import evidence, sizing
 from wattkeeper.planner.explain import explain
 from wattkeeper.planner.plan import examine, plan
@@ -57,6 +59,7 @@ def replayed(setting, found, *, rate=GRID, age=60.0, **changes):
         "prompt_tokens": WORKLOAD.prompt.mean,
         "output_tokens": WORKLOAD.output.mean,
         "prefix_hit_ratio": 0.0,
+        "iteration_seconds": step.reference_seconds(make_profile().iteration),
         "result": found,
     }
     return Replayed(**(values | changes))
@@ -118,6 +121,12 @@ def test_once_every_wish_is_met_the_plan_settles_where_the_analytic_check_alone_
     assert "replay" not in decide(checked).message
 
 
+def test_an_idle_service_says_what_it_waits_for():
+    found = decide(request(rate=0.0, replicas=4, replays=ReplayEvidence()))
+    assert found.reason is PlanReason.IDLE and found.target.replicas == 4
+    assert found.binding is Binding.REPLAY and "a replay is awaited" in found.message and found.wishes
+
+
 def test_more_capacity_never_waits():
     for rate, observed in ((55.0, {}), (20.0, GUARD), (500.0, {})):
         seen = observation(rate=rate, **observed)
@@ -173,6 +182,7 @@ def test_an_invalid_replay_proves_nothing_and_is_not_asked_for_again():
         {"prompt_tokens": 800.0},
         {"output_tokens": 250.0},
         {"prefix_hit_ratio": 0.5},
+        {"iteration_seconds": 1.06 * step.reference_seconds(make_profile().iteration)},
         {"rate": 19.9},
     ],
 )

@@ -26,6 +26,7 @@ from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import MetricsState
 from wattkeeper.domain.plan import Binding, LatencyTarget, PlanReason, Target
 from wattkeeper.physics.profile import Provenance
+from wattkeeper.planner import sizing
 from wattkeeper.planner.plan import plan
 from wattkeeper.planner.types import PlanMemory, PlannerSettings
 
@@ -229,7 +230,22 @@ def test_margins_widen_with_distrust():
     assert cap(margin=0.1) > base
     assert cap(trusted=False) > base
     assert cap(observation=observation(state=MetricsState.PARTIAL)) > base
-    assert cap(profile=make_profile(provenance=Provenance.ESTIMATED)) > base
+    estimated = make_profile(provenance=Provenance.ESTIMATED)
+    assert cap(profile=replace(estimated, relative_error=0.25)) > base
+
+
+def test_the_margin_of_an_estimate_follows_its_error():
+    """Narrower as a refit becomes confident, wider with a poor fit, up to twice."""
+
+    def margin(provenance, error):
+        profile = replace(make_profile(provenance=provenance), relative_error=error)
+        return sizing.margin(replace(request(), profile=profile), SETTINGS) - SETTINGS.margin_base
+
+    full = SETTINGS.margin_estimated_profile
+    shares = {0.0: 0.0, 0.05: 0.2, 0.25: 1.0, 0.375: 1.5, 0.5: 2.0, 3.0: 2.0}
+    for error, share in shares.items():
+        assert margin(Provenance.ESTIMATED, error) == pytest.approx(share * full)
+        assert margin(Provenance.FITTED, error) == 0.0
 
 
 def test_very_bursty_arrivals_lower_the_ceiling():

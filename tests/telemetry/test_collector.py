@@ -1,11 +1,15 @@
 """The collecting thread: never twice at a time, keeps the last good snapshot, ends at once."""
 
+import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from wattkeeper.domain.errors import TelemetryError
+from wattkeeper.domain.histogram import Histogram
+from wattkeeper.domain.observation import PodReading
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.source import Snapshot
 
@@ -70,6 +74,30 @@ def test_failures_keep_the_last_good_snapshot_and_say_why():
     assert collector.collect_once() is collector.latest()
     assert collector.last_error is None
     assert collector.attempts == 4
+
+
+def test_readers_that_come_by_less_often_find_what_was_collected_in_between():
+    now = [0.0]
+    lengths = Histogram(upper_bounds=(math.inf,), cumulative=(1.0,), total=1.0)
+
+    class Pods(Source):
+        def collect(self, now_seconds):
+            reading = PodReading(namespace="team", pod="a", age_seconds=0.0, finished_requests=now_seconds)
+            pods = {("team", "a"): replace(reading, ttft_seconds=lengths, output_tokens=lengths)}
+            return Snapshot(time_seconds=now_seconds, pods=pods)
+
+    collector = Collector(Pods(), clock=lambda: now[0])
+    assert collector.since(0.0) == ()
+    for now[0] in range(5, 105, 5):
+        collector.collect_once()
+    shown = collector.since(85.0)
+    assert [snapshot.time_seconds for snapshot in shown] == [90.0, 95.0, 100.0]
+    assert shown[-1] is collector.latest()
+    readings = [snapshot.pods["team", "a"] for snapshot in shown]
+    assert [reading.finished_requests for reading in readings] == [90.0, 95.0, 100.0]
+    assert [reading.output_tokens for reading in readings] == [None, None, lengths]
+    assert len(collector.since(0.0)) == 7, "bounded"
+    assert collector.since(100.0) == ()
 
 
 def test_a_slow_source_is_never_asked_twice_at_a_time():

@@ -9,7 +9,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics-read.md").read_text(encodi
 
 def test_every_name_and_label_is_on_the_page():
     names = [
-        name for metric in (*aliases.ENGINE_METRICS.values(), *aliases.DCGM_METRICS.values()) for name in metric.names
+        name
+        for metrics in (aliases.ENGINE_METRICS, aliases.STEP_METRICS, aliases.DCGM_METRICS)
+        for metric in metrics.values()
+        for name in metric.names
     ]
     kepler = [aliases.KEPLER_POD_WATTS, aliases.KEPLER_CONTAINER_JOULES, aliases.KEPLER_NODE_WATTS]
     labels = [*aliases.POD_LABELS, *aliases.NAMESPACE_LABELS, *aliases.UUID_LABELS, *aliases.NODE_LABELS]

@@ -207,6 +207,25 @@ def test_engines_of_one_pod_add_up_but_kv_usage_is_the_fullest(snapshot):
     assert reading.kv_cache.size_tokens == 32_000
 
 
+@pytest.mark.parametrize("name", ["current", "legacy", "both", "prefixed"])
+def test_counters_of_one_scrape_come_in_one_answer(snapshot, name):
+    reading = snapshot.pods["team", name]
+    engine, count = reading.engine, reading.engine.finished_requests
+    assert count > 0.0
+    assert engine.prompt_tokens == near(count * 150, 1e-6)
+    assert engine.cached_prompt_tokens == near(count * 60, 1e-6)
+    assert engine.generation_tokens == near(count * 30, 1e-6)
+    assert engine.inter_token_count == near(count * 30, 1e-6)
+    assert engine.iteration_count is None
+    assert abs(snapshot.time_seconds - engine.time_seconds) < 5.0
+
+
+def test_counters_of_two_engines_add_up(snapshot):
+    engine = snapshot.pods["team", "two-engines"].engine
+    assert engine.running == 6
+    assert engine.kv_usage == near(0.4)
+
+
 def test_flat_counters_are_zero_and_not_missing(snapshot):
     reading = snapshot.pods["team", "zero"]
     assert reading.finished_per_second == 0.0

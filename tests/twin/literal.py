@@ -106,7 +106,9 @@ class Literal:
         seconds, joules = self.cost(self.hw.levels[self._level], *load)
         self.joules += joules
         self.now += seconds
-        self.iterations.append(n + load[2])
+        whole = [job for job, _, _ in prefills if job.computed == job.prompt + job.generated]
+        if n or whole:
+            self.iterations.append(n + sum(1 + (0 if job.token_times else job.prompt) for job in whole))
         for job, _, _ in decodes:
             self.token(job)
         for job, _, _ in prefills:

@@ -407,6 +407,30 @@ class HistoryEntry(ApiModel):
     applied: bool = Field(default=False, description="True where it was acted on, False for a recommendation.")
 
 
+class ProfileStatus(ApiModel):
+    """What is planned with, and what the running engines taught of it. Kept across a restart."""
+
+    source: str = Field(default="", description="Measured, Fitted or Estimated: where the step time comes from.")
+    refit: str = Field(
+        default="",
+        description="Identified; LoadTooSteady (the level is known, not its parts); PoorFit, TooFewWindows, NoSeries "
+        "or NotStarted (the profile as it is).",
+    )
+    level: float = Field(default=1.0, gt=0, description="Measured over the profile's own step time.")
+    confidence: float = Field(default=0.0, ge=0, le=1, description="0: only the profile speaks; 1: all terms measured.")
+    relative_error: float | None = Field(
+        default=None, ge=0, description="One-sigma relative error of the step time that is planned with."
+    )
+    windows: int = Field(default=0, ge=0, description="Windows between two scrapes that the refit rests on.")
+    weak_terms: list[str] = Field(
+        default_factory=list, max_length=3, description="Terms that the load does not tell apart: d0, dT, dKV."
+    )
+    d0_factor: float = Field(default=1.0, gt=0, description="On the profile's fixed time of a step.")
+    dt_factor: float = Field(default=1.0, gt=0, description="On its time per token.")
+    dkv_factor: float = Field(default=1.0, gt=0, description="On its time per KV token.")
+    learned_of: str = Field(default="", max_length=16, description="Fingerprint of the profile the factors belong to.")
+
+
 class CorrectionStatus(ApiModel):
     """What measured watts taught of the energy model. Logarithms of measured over predicted power."""
 
@@ -445,6 +469,7 @@ class InferenceServiceStatus(ApiModel):
     observed: ObservedStatus = Field(default_factory=ObservedStatus, description="What was measured last.")
     plan: PlanStatus = Field(default_factory=PlanStatus, description="The decision in force.")
     applied: AppliedStatus = Field(default_factory=AppliedStatus, description="What is in place.")
+    profile: ProfileStatus = Field(default_factory=ProfileStatus, description="The profile that is planned with.")
     savings: SavingsStatus = Field(default_factory=SavingsStatus, description="Energy against the counterfactual.")
     history: list[HistoryEntry] = Field(default_factory=list, max_length=10, description="The last ten decisions.")
     memory: MemoryStatus = Field(default_factory=MemoryStatus, description="The operator's own notes.")

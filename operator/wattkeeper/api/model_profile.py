@@ -23,6 +23,9 @@ class IterationProfile(ApiModel):
 
     d0_ms: _NonNegative = Field(description="Milliseconds of an empty step.")
     dt_ms_per_token: _NonNegative = Field(description="Milliseconds per token of the step.")
+    dn_ms_per_decode: _NonNegative | None = Field(
+        default=None, description="Milliseconds per decoding sequence; left out: as dtMsPerToken."
+    )
     dkv_ms_per_kilo_token: _NonNegative = Field(description="Milliseconds per 1000 KV tokens read by decode.")
     da_ms_per_mega_token_squared: _NonNegative = Field(
         default=0.0, description="Milliseconds per million of chunk*(history + chunk/2)."

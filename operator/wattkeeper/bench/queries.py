@@ -145,6 +145,7 @@ def _bodies(readings: Iterable[PodReading]) -> dict[str, bytes]:
         name: _vector(element for pod in pods for element in _buckets(_labels(pod), getattr(pod, field)))
         for name, field in histograms.items()
     }
+    found["counters"] = _vector(element for pod in pods for element in _counters(pod))
     found["age"] = _vector((_labels(pod), _NOW - pod.age_seconds) for pod in pods)
     found[aliases.CACHE_INFO] = _vector(({**_labels(pod), **_cache(pod)}, 1.0) for pod in pods)
     found["gpu_age"] = _vector((card, _NOW - 2.0) for card in cards)
@@ -172,6 +173,35 @@ def _cache(pod: PodReading) -> dict[str, str]:
         "kv_cache_size_tokens": str(cache.size_tokens),
         "cache_dtype": str(cache.cache_dtype),
     }
+
+
+def _counters(pod: PodReading) -> Iterator[tuple[dict[str, str], float]]:
+    engine = pod.engine
+    if engine is None:
+        return
+    values = {
+        aliases.RUNNING: engine.running,
+        aliases.WAITING: engine.waiting,
+        aliases.KV_USAGE: engine.kv_usage,
+        aliases.FINISHED: engine.finished_requests,
+        aliases.PROMPT_TOKENS: engine.prompt_tokens,
+        aliases.GENERATION_TOKENS: engine.generation_tokens,
+        aliases.PREEMPTIONS: engine.preemptions,
+        aliases.PREFIX_HITS: engine.cached_prompt_tokens,
+    }
+    named = {aliases.ENGINE_METRICS[name].names[0]: value for name, value in values.items()}
+    iteration, gaps = (aliases.STEP_METRICS[name].names[0] for name in (aliases.ITERATION_TOKENS, aliases.GAPS))
+    named |= {
+        f"{iteration}_sum": engine.iteration_tokens_sum,
+        f"{iteration}_count": engine.iteration_count,
+        f"{gaps}_sum": engine.inter_token_seconds_sum,
+        f"{gaps}_count": engine.inter_token_count,
+    }
+    prefix = aliases.DEFAULT_PREFIXES[0]
+    for name, value in named.items():
+        if value is not None:
+            yield {**_labels(pod), "__name__": prefix + name, "engine": "0", "model_name": "m"}, value
+    yield {**_labels(pod), promql.PART: promql.TIME_PART}, engine.time_seconds
 
 
 def _buckets(labels: dict[str, str], histogram: Histogram) -> Iterator[tuple[dict[str, str], float]]:

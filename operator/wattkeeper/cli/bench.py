@@ -88,6 +88,22 @@ def queries(
         Console().print(benchmark.table(costs))
 
 
+@_commands.command()
+@explained
+def replays(
+    seeds: Annotated[int, typer.Option(min=1, help="Replays of each kind of candidate.")] = 5,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what replaying a candidate costs, and how exact its percentiles are."""
+    from wattkeeper.bench import replays as benchmark
+
+    costs = benchmark.measure(seeds=seeds)
+    if output is Output.JSON:
+        typer.echo(json.dumps([dataclasses.asdict(cost) for cost in costs], indent=2))
+    else:
+        Console().print(benchmark.table(costs))
+
+
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
     app.add_typer(_commands, name="bench")

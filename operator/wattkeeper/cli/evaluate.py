@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wattkeeper.cli import evaluate_measured
 from wattkeeper.cli.errors import explained
-from wattkeeper.energy import data as data_files
+from wattkeeper.domain import data_files
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure how good the models are.")
 
@@ -99,6 +100,22 @@ def sla(
             console.print(found.summary, highlight=False, soft_wrap=True)
             for table in made:
                 console.print(rendering.rich(table))
+
+
+@_commands.command()
+@explained
+def buckets(
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of recorded lengths.")] = None,
+    requests: Annotated[int, typer.Option(min=1000, help="Requests of each simulated run.")] = 12_000,
+) -> None:
+    """What it costs a verdict that lengths are known in vLLM's histogram buckets only."""
+    from wattkeeper.evaluation import buckets as evaluation
+
+    rows = evaluation.run(data_files.data_folder(data), requests=requests)
+    Console().print(evaluation.table(rows))
+
+
+_commands.command()(evaluate_measured.measured)
 
 
 def register(app: typer.Typer) -> None:

@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 import wattkeeper
-from wattkeeper.cli import bench, crds, demo, evaluate, explain, reference, run, train, twin
+from wattkeeper.cli import (
+    bench,
+    catalogue,
+    crds,
+    demo,
+    evaluate,
+    explain,
+    fit,
+    reference,
+    run,
+    train,
+    train_latency,
+    twin,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=wattkeeper.__doc__, pretty_exceptions_enable=False)
 
@@ -26,13 +39,16 @@ def main(
 
 
 bench.register(app)
+catalogue.register(app)
 crds.register(app)
 demo.register(app)
 evaluate.register(app)
 explain.register(app)
+fit.register(app)
 reference.register(app)
 run.register(app)
 train.register(app)
+train_latency.register(app)
 twin.register(app)
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`wattkeeper reference`: write the pages that are generated from code, so that they cannot say anything else.
 
-`crds.md` comes from the same schemas as the CustomResourceDefinitions, `operator-metrics.md` from the operator's own
-metrics registry.
+`catalogue.md` comes from the catalogue's files, `crds.md` from the same schemas as the CustomResourceDefinitions,
+`operator-metrics.md` from the operator's own metrics registry.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,7 @@ from wattkeeper.api import quantities, schema
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.conditions import ConditionType
 from wattkeeper.api.inference_service import Mode
+from wattkeeper.cli import reference_catalogue
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.domain.plan import PlanReason
 
@@ -42,7 +43,11 @@ _LABEL_VALUES = {
 
 def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
-    return {"crds.md": _crds_page(), "operator-metrics.md": _metrics_page()}
+    return {
+        "catalogue.md": reference_catalogue.page(_NOTE),
+        "crds.md": _crds_page(),
+        "operator-metrics.md": _metrics_page(),
+    }
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
@@ -195,7 +200,7 @@ def _metric(metric: MetricWrapperBase) -> tuple[str, str, str, str]:
 def reference(
     output: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("docs"),
 ) -> None:
-    """Write the reference pages of the custom resources and of the operator's metrics."""
+    """Write the reference pages of the catalogue, of the custom resources and of the operator's metrics."""
     output.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (output / name).write_text(text, encoding="utf-8")

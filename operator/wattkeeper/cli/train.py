@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from wattkeeper.domain import data_files
 from wattkeeper.domain.errors import WattkeeperError
-from wattkeeper.energy import data
 from wattkeeper.energy import train as training
 from wattkeeper.energy.evaluate import SplitResult
 
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write; its card goes beside it.")],
     data_folder: Annotated[
-        Path | None, typer.Option("--data", help=f"Folder of measured data; default: ${data.DATA_VARIABLE}.")
+        Path | None, typer.Option("--data", help=f"Folder of measured data; default: ${data_files.DATA_VARIABLE}.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same data and seed give the same bytes.", min=0)] = 0,
 ) -> None:
@@ -29,7 +29,7 @@ def train(
     console = Console(stderr=True)
     try:
         payload, results = training.train(
-            data.data_folder(data_folder), seed=seed, report=lambda line: console.print(line, style="dim")
+            data_files.data_folder(data_folder), seed=seed, report=lambda line: console.print(line, style="dim")
         )
         training.write(payload, output)
     except (WattkeeperError, OSError) as error:

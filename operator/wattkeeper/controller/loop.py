@@ -220,8 +220,10 @@ class FleetLoop:
     def _enter(self, service: Service, view: caps.PowerView) -> Entry:
         state = self.states.get(service.key)
         if state is None or self._uids.get(service.key) != service.uid:
-            state = restore(service.status, clock=self.clock, forecast=self.settings.forecast)
+            state = restore(service.status, clock=self.clock, forecast=self.settings.forecast, seed=service.uid)
             self.states[service.key], self._uids[service.key] = state, service.uid
+        if service.profile is not None:
+            service = replace(service, profile=state.learning.profile_of(service.profile, service.engine))
         watts, clock_mhz = view.current(service)
         current = Target(
             replicas=service.desired_replicas, power_cap_watts=watts, clock_mhz=clock_mhz, engine=service.engine
@@ -279,8 +281,19 @@ class FleetLoop:
         snapshot, error = self.measurements.of(service)
         if snapshot is None and error is None:
             return  # the first collection since the start is under way: nothing is missing yet
-        if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
-            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=snapshot)
+        gpus_by_pod = view.gpus(service)
+        for shown in self.measurements.since(service, state.snapshot_seen):
+            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
+            state.learning.observe(
+                shown,
+                namespace=service.namespace,
+                pods=service.pod_names,
+                current=entry.current,
+                workload=state.workload,
+                gpus_by_pod=gpus_by_pod,
+                rolling_out=service.rolling_out,
+            )
+        state.learning.conclude(wall)
         observation = observe(
             pods=service.pod_names,
             namespace=service.namespace,
@@ -291,8 +304,11 @@ class FleetLoop:
             slo=service.slo,
             last_workload=state.workload,
             dispersion=self.settings.dispersion or state.dispersion.value,
+            # Counted in wall time: sped up, a bin would span minutes and its edges jitter by seconds.
+            arrivals=state.dispersion.record if self.clock.speed_up == 1.0 else None,
+            longest_tokens=None if service.profile is None else service.profile.max_model_len,
             gpus_per_pod=service.gpus_per_replica,
-            gpus_by_pod=view.gpus(service),
+            gpus_by_pod=gpus_by_pod,
         )
         entry.observation = observation
         if observation.workload is not None and observation.state.usable:
@@ -497,12 +513,20 @@ class FleetLoop:
                 if state.plan.check is not None and state.plan.check.replayed is not None:
                     age = self.clock.now() - state.plan.check.replayed.time_seconds
                     self.metrics.replay_age.labels(*labels).set(age)
+                else:
+                    self.metrics.replay_age.remove(*labels)
                 if state.plan.prediction is not None:
                     self.metrics.predicted_watts.labels(*labels).set(state.plan.prediction.power_watts)
             if entry.observation is not None and entry.observation.power_watts is not None:
                 self.metrics.observed_watts.labels(*labels).set(entry.observation.power_watts)
             if entry.observation is not None and entry.observation.workload is not None:
                 self.metrics.observed_rate.labels(*labels).set(entry.observation.workload.requests_per_second)
+            learned, profile = state.learning.learned, entry.service.profile
+            if profile is not None:
+                self.metrics.profile_level.labels(*labels).set(learned.level)
+                self.metrics.profile_error.labels(*labels).set(profile.relative_error)
+                self.metrics.profile_confidence.labels(*labels).set(learned.confidence)
+                self.metrics.profile_windows.labels(*labels).set(learned.windows)
             self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
             self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
             shown = {item.type: item.status for item in state.written.conditions} if state.written is not None else {}

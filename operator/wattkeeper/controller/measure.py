@@ -76,8 +76,7 @@ class Measurements:
 
     def of(self, service: Service) -> tuple[Snapshot | None, str | None]:
         """Latest snapshot of the service's source, and why the last collection failed, if it did."""
-        kind = service.spec.metrics.source or self.default
-        collector = self.prometheus if kind is MetricsSourceKind.PROMETHEUS else self.scrape
+        kind, collector = service.spec.metrics.source or self.default, self._collector(service)
         if collector is None:
             return None, (
                 f"spec.metrics.source is {kind.value}, but the operator runs without it: "
@@ -88,6 +87,15 @@ class Measurements:
                 )
             )
         return collector.latest(), collector.last_error
+
+    def since(self, service: Service, time_seconds: float) -> tuple[Snapshot, ...]:
+        """Snapshots of the service's source taken after `time_seconds`, in their order."""
+        collector = self._collector(service)
+        return () if collector is None else collector.since(time_seconds)
+
+    def _collector(self, service: Service) -> Collector | None:
+        kind = service.spec.metrics.source or self.default
+        return self.prometheus if kind is MetricsSourceKind.PROMETHEUS else self.scrape
 
     def aim(self, services: Iterable[Service], node_addresses: dict[str, str]) -> None:
         """Tell the scraper which pods and which nodes' exporters to read now."""

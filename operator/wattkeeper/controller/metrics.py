@@ -60,6 +60,27 @@ class OperatorMetrics:
         self.observed_rate = Gauge(
             "wattkeeper_observed_requests_per_second", "Measured arrival rate", _SERVICE, registry=self.registry
         )
+        self.profile_level = Gauge(
+            "wattkeeper_profile_level", "Measured over the profile's step time", _SERVICE, registry=self.registry
+        )
+        self.profile_error = Gauge(
+            "wattkeeper_profile_relative_error",
+            "One-sigma relative error of the step time that is planned with",
+            _SERVICE,
+            registry=self.registry,
+        )
+        self.profile_confidence = Gauge(
+            "wattkeeper_profile_confidence",
+            "0 = only the profile speaks, 1 = all terms of the step time are measured",
+            _SERVICE,
+            registry=self.registry,
+        )
+        self.profile_windows = Gauge(
+            "wattkeeper_profile_windows",
+            "Windows between two scrapes that the step time was refitted to",
+            _SERVICE,
+            registry=self.registry,
+        )
         self.energy = Gauge(
             "wattkeeper_savings_energy_joules",
             "Measured energy since the account began",
@@ -118,6 +139,10 @@ class OperatorMetrics:
             self.decisions,
             self.observed_watts,
             self.observed_rate,
+            self.profile_level,
+            self.profile_error,
+            self.profile_confidence,
+            self.profile_windows,
             self.energy,
             self.counterfactual,
             self.condition,

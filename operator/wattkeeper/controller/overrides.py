@@ -15,11 +15,13 @@ def canonical(accelerator: str) -> str:
 
 def of_profile(name: str, spec: ModelProfileSpec) -> profiles.ProfileOverrides:
     """What the ModelProfile `name` says, in SI units."""
-    iteration: dict[str, float] = {}
+    iteration: dict[str, float | None] = {}
     if spec.iteration is not None:
+        decode_ms = spec.iteration.dn_ms_per_decode
         iteration = {
             "d0_seconds": spec.iteration.d0_ms / 1e3,
             "dt_seconds_per_token": spec.iteration.dt_ms_per_token / 1e3,
+            "dn_seconds_per_decode": None if decode_ms is None else decode_ms / 1e3,
             "dkv_seconds_per_kv_token": spec.iteration.dkv_ms_per_kilo_token / 1e6,
             "da_seconds_per_token_squared": spec.iteration.da_ms_per_mega_token_squared / 1e9,
         }

@@ -117,6 +117,7 @@ def _steady(status: InferenceServiceStatus, other: InferenceServiceStatus) -> In
         update={
             "observed": other.observed,
             "savings": other.savings,
+            "profile": other.profile.model_copy(update={"source": status.profile.source}),
             "memory": status.memory.model_copy(update={"correction": other.memory.correction}),
             "applied": status.applied.model_copy(update={"power_cap_watts": other.applied.power_cap_watts}),
             "plan": status.plan.model_copy(update=plan),

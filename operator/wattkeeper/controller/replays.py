@@ -8,6 +8,7 @@ replays come again there is no new evidence, and plans hold or move to more capa
 Evidence lives in memory: after a restart it is made anew within a pass or two.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -20,8 +21,9 @@ from wattkeeper.controller.settings import ReplaySettings
 from wattkeeper.controller.workers import Worker, WorkerError
 from wattkeeper.domain.arrivals import ArrivalRecord
 from wattkeeper.domain.plan import Slo
-from wattkeeper.domain.replay import Replayed, ReplayResult, ReplaySetting, ReplayStatus, ReplayWish
+from wattkeeper.domain.replay import Replayed, ReplayResult, ReplayStatus, ReplayWish
 from wattkeeper.domain.workload import Workload
+from wattkeeper.physics import step
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.planner.types import ReplayEvidence
 from wattkeeper.queueing.replay import ReplayJob
@@ -48,10 +50,20 @@ class Asked:
     """Decision time of the measurements."""
     seed: int
 
-    @property
+    @functools.cached_property
     def name(self) -> "_Name":
-        """Tells it from other wishes; the same wish of a later pass has the same."""
-        return self.key, self.wish.setting, self.wish.requests_per_second
+        """Tells it from other wishes; a later pass has the same for the same. Plain values, as it is hashed a lot."""
+        setting = self.wish.setting
+        return (
+            self.key,
+            setting.replicas,
+            setting.power_cap_watts,
+            setting.clock_mhz,
+            setting.max_num_seqs,
+            setting.max_num_batched_tokens,
+            setting.kv_capacity_tokens,
+            self.wish.requests_per_second,
+        )
 
     def job(self, requests: int) -> ReplayJob:
         """For a worker."""
@@ -74,11 +86,12 @@ class Asked:
             prompt_tokens=self.workload.prompt.mean,
             output_tokens=self.workload.output.mean,
             prefix_hit_ratio=self.workload.prefix_hit_ratio,
+            iteration_seconds=step.reference_seconds(self.profile.iteration),
             result=result,
         )
 
 
-_Name = tuple[ServiceKey, ReplaySetting, float]
+_Name = tuple[ServiceKey, int, float | None, float | None, int, int, float, float]
 
 
 @dataclass(kw_only=True)
@@ -224,14 +237,18 @@ class Replays:
             self._keep(item, result)
 
     def _failed(self, item: Asked, why: str, failures: int) -> None:
-        """Say so, and rest; the replay under way counts as one that proves nothing, so that it is not tried at once."""
+        """Say so, rest, and try once more; a replay that ends two workers counts as one that proves nothing."""
         _log.warning("replays: %s; a new worker follows", why)
         self.metrics.replays.labels("Died").inc()
         with self._changed:
             self._trouble = f"{why} ({failures} in a row)"
             self.metrics.replay_available.set(0.0)
-            self._waiting.pop(item.name, None)
-            self._keep(item, ReplayResult(status=ReplayStatus.INVALID, message=why))
+            if failures > 1:
+                self._waiting.pop(item.name, None)
+                self._keep(item, ReplayResult(status=ReplayStatus.INVALID, message=why))
+            else:
+                self._running.discard(item.name)
+                self._queue.append(item)
             until = self.monotonic() + min(2.0**failures, _LONGEST_REST_SECONDS)
             while not self._stopping and (rest := until - self.monotonic()) > 0:
                 self._changed.wait(rest)

@@ -7,7 +7,9 @@ only makes the next decisions more careful.
 from dataclasses import dataclass, field
 
 from wattkeeper.api.inference_service import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
+from wattkeeper.controller import learning
 from wattkeeper.controller.clock import Clock, from_rfc3339
+from wattkeeper.controller.learning import Learning
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Plan
 from wattkeeper.domain.workload import Workload
@@ -40,6 +42,7 @@ class ServiceState:
     rates: RateHistory
     dispersion: DispersionEstimator
     correction: OnlineCorrection
+    learning: Learning
     seen_since: float
     """When this process first saw the service."""
     workload: Workload | None = None
@@ -100,10 +103,13 @@ def decision(plan: PlanStatus) -> Decision:
     return plan.replicas, plan.power_cap_watts, plan.clock_mhz, plan.engine
 
 
-def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastSettings) -> ServiceState:
+def restore(
+    status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastSettings, seed: str = ""
+) -> ServiceState:
     """Working memory from what the object's status kept.
 
     A restart never shortens a waiting time: the forecast has no history then, and without one no replica goes.
+    `seed` spreads work of the fleet over time.
     """
 
     def time(text: str | None) -> float | None:
@@ -120,6 +126,7 @@ def restore(status: InferenceServiceStatus, *, clock: Clock, forecast: ForecastS
         dispersion=DispersionEstimator(),
         seen_since=clock.now(),
         correction=OnlineCorrection.from_dict(memory.correction.model_dump() if memory.correction else None),
+        learning=Learning(seed=seed, speed_up=clock.speed_up, learned=learning.from_status(status.profile)),
         last_scale_up=time(memory.last_scale_up),
         last_scale_down=time(memory.last_scale_down),
         last_rollout=time(memory.last_rollout),

@@ -7,7 +7,7 @@ from wattkeeper.api import conditions as api_conditions
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
-from wattkeeper.controller import checked
+from wattkeeper.controller import checked, learning
 from wattkeeper.controller.account import counterfactual_name
 from wattkeeper.controller.caps import CapReport
 from wattkeeper.controller.resolve import Problem, Service
@@ -17,6 +17,7 @@ from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import LatencyTarget, Plan, Slo, Target
 from wattkeeper.physics.profile import Provenance
+from wattkeeper.physics.refit import RefitStatus
 
 _TRUE, _FALSE, _UNKNOWN = Status.TRUE, Status.FALSE, Status.UNKNOWN
 
@@ -102,15 +103,18 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
         return _condition(
             type_, _FALSE, "NoEnergyModel", "the trained energy model is not usable: physics alone decides"
         )
+    learned = learning.describe(state.learning.learned, state.learning.dropped)
+    if state.learning.learned.state == RefitStatus.POOR_FIT.value:
+        return _condition(type_, _TRUE, "PoorFit", f"{learned}; power prediction error {error}")
     if profile.provenance is Provenance.ESTIMATED:
         return _condition(
             type_,
             _TRUE,
             "Estimated",
-            f"{profile.model} on {profile.gpu.name} is a data-sheet estimate (margins are wider); "
+            f"{profile.model} on {profile.gpu.name} is a data-sheet estimate (margins are wider); {learned}; "
             f"power prediction error {error}. A ModelProfile gives measured numbers",
         )
-    return _condition(type_, _TRUE, profile.provenance.value, f"power prediction error {error}")
+    return _condition(type_, _TRUE, profile.provenance.value, f"power prediction error {error}; {learned}")
 
 
 def _satisfiable(plan: Plan | None) -> Condition:
@@ -247,6 +251,7 @@ def build(
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
         plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
+        profile=learning.to_status(state.learning.learned, service.profile),
         savings=_savings(service, state),
         history=list(state.history),
         memory=_memory(state, to_text),

@@ -47,6 +47,35 @@ class KvCacheInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineCounters:
+    """What the engines of one pod have counted since they started, and their gauges, all of one scrape.
+
+    Only numbers of one scrape may be compared with those of another: readings that were asked for one after the other
+    may have a scrape between them. None: not served by this version.
+    """
+
+    time_seconds: float
+    """Unix time of the scrape."""
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+    """Share of KV blocks in use, 0..1, mean over the engines."""
+    finished_requests: float | None = None
+    prompt_tokens: float | None = None
+    """Of prompts whose prefill is done, prefix-cache hits included."""
+    cached_prompt_tokens: float | None = None
+    """Of these, from the prefix cache."""
+    generation_tokens: float | None = None
+    preemptions: float | None = None
+    inter_token_seconds_sum: float | None = None
+    inter_token_count: float | None = None
+    """One per decoding sequence and step."""
+    iteration_tokens_sum: float | None = None
+    iteration_count: float | None = None
+    """Steps; mean over the engines, whose steps run side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PodReading:
     """One vLLM pod over the last window. Rates are per second; None = series absent or not fresh."""
 
@@ -75,6 +104,8 @@ class PodReading:
     output_tokens: Histogram | None = None
     kv_cache: KvCacheInfo | None = None
     gpus: tuple[GpuReading, ...] = ()
+    engine: EngineCounters | None = None
+    """Counters themselves, for what happened between two scrapes; None where they were not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,8 @@ class Replayed:
     """Mean lengths and prefix-hit share of the workload."""
     output_tokens: float
     prefix_hit_ratio: float
+    iteration_seconds: float
+    """Of a reference iteration with the profile that it was simulated with: profiles are refitted while running."""
     result: ReplayResult
 
 

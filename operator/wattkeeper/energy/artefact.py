@@ -4,14 +4,13 @@ Boosters are kept in LightGBM's own text format (no pickles: a model file cannot
 same training gives the same bytes.
 """
 
-import hashlib
 import importlib.resources
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from wattkeeper.domain import sealed
 from wattkeeper.domain.errors import ModelFileError
 
 FORMAT = "wattkeeper-energy-model"
@@ -50,9 +49,7 @@ def shipped_path() -> Path:
 
 def dump(payload: Payload) -> str:
     """The file's text."""
-    body = asdict(payload)
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": _digest(body), "payload": body}
-    return json.dumps(document, sort_keys=True, indent=1) + "\n"
+    return sealed.dump(asdict(payload), file_format=FORMAT, version=FORMAT_VERSION)
 
 
 def load(path: Path) -> tuple[Payload, str]:
@@ -60,21 +57,7 @@ def load(path: Path) -> tuple[Payload, str]:
 
     Raises ModelFileError: missing, no JSON, another format, altered, or incomplete; names the file and what to do.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"energy model {path} cannot be read ({error.strerror}): {_RETRAIN}") from error
-    except ValueError as error:
-        raise ModelFileError(f"energy model {path} is truncated or no JSON ({error}): {_RETRAIN}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ModelFileError(f"{path} is no {FORMAT} file: {_RETRAIN}")
-    if document.get("format_version") != FORMAT_VERSION:
-        found = document.get("format_version")
-        raise ModelFileError(f"energy model {path} has format {found}, this program reads {FORMAT_VERSION}: {_RETRAIN}")
-    body = document.get("payload")
-    digest = _digest(body)
-    if digest != document.get("sha256"):
-        raise ModelFileError(f"energy model {path} was altered (its checksum does not match): {_RETRAIN}")
+    body, digest = sealed.load(path, what="energy model", file_format=FORMAT, version=FORMAT_VERSION, advice=_RETRAIN)
     try:
         return _payload(body), digest
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -104,7 +87,3 @@ def _payload(body: Any) -> Payload:
     if not all(map(math.isfinite, numbers)) or payload.residual_low > payload.residual_high:
         raise ValueError("limits are not finite or reversed")
     return payload
-
-
-def _digest(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

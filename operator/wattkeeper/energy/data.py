@@ -16,7 +16,6 @@ Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,6 @@ import numpy as np
 import pandas as pd
 
 from wattkeeper.domain.errors import DataFileError
-
-DATA_VARIABLE = "WATTKEEPER_DATA"
-"""Environment variable that names the folder of measured data."""
 
 RUN_COLUMNS = (
     "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel",
@@ -132,19 +128,6 @@ _NLR_GPUS = 4
 """The peak of 2,870 W of node power fits four H100 at their limit and no more; the model needs at least two."""
 _NLR_LONG_PROMPT_TOKENS = 150.0
 """The two workloads have 119-120 and 174-175 prompt tokens on average."""
-
-
-def data_folder(given: Path | None) -> Path:
-    """The folder of measured data: `given`, else the environment variable.
-
-    Raises DataFileError: neither is set, or it is no folder.
-    """
-    folder = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
-    if folder is None:
-        raise DataFileError(f"no data folder: pass --data DIR or set {DATA_VARIABLE}")
-    if not folder.is_dir():
-        raise DataFileError(f"the data folder {folder} does not exist: pass --data DIR or set {DATA_VARIABLE}")
-    return folder
 
 
 def content_sha256(frame: pd.DataFrame) -> str:
@@ -269,6 +252,17 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
         }
     )
     return _checked(NLR_H100, table, watts=raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"])
+
+
+def columns(source: Source, folder: Path, *, words: tuple[str, ...] = (), numbers: tuple[str, ...]) -> pd.DataFrame:
+    """Further columns of a source as published, one row per run in the order of its loader; content is not checked.
+
+    Raises DataFileError: missing, unreadable, or without these columns.
+    """
+    if source is not NLR_H100:
+        return _read(source, folder, words=words, numbers=numbers)
+    raw = _read(source, folder, words=(*words, "run_completed"), numbers=numbers)
+    return raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
 
 
 def _read(source: Source, folder: Path, *, words: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:

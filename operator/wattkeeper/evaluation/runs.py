@@ -22,7 +22,7 @@ SLO_TPOT_SECONDS = (0.015, 0.025, 0.05, 0.1)
 WINDOWS_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 WARM = 0.05
 """Share of the requests, the first ones, that is not counted."""
-_SATURATING_REQUESTS = 3000
+_SATURATING_REQUESTS = 20_000
 _AMPLE = 3.0
 _LENGTH_POINTS = 64
 _TAIL_POINTS = 16

@@ -39,11 +39,30 @@ class IterationCoefficients:
     """Seconds per decoding sequence where it was fitted apart from prefill tokens; None: `dt_seconds_per_token`."""
     prefill_clock_ceiling: float = 1.0
     """Clock ratio that prefill reaches at the card's default power limit: a higher lock does not speed it up."""
+    host_seconds: float = 0.0
+    """Part of d0 that the host takes (scheduling, launches it does not hide): no GPU clock changes it."""
+    host_seconds_per_sequence: float = 0.0
+    """The same of dN."""
+    exchange_seconds_per_token: float = 0.0
+    """Part of dT and of dN that goes over the links between tensor parallel GPUs: no GPU clock changes it."""
 
     @property
     def decode_seconds_per_sequence(self) -> float:
         """Seconds that one more decoding sequence adds to a step, its KV reads apart."""
         return self.dt_seconds_per_token if self.dn_seconds_per_decode is None else self.dn_seconds_per_decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoefficientSource:
+    """Where one number of a profile comes from."""
+
+    name: str
+    """Field of `IterationCoefficients`, `EnergyCoefficients` or `ServingProfile`."""
+    provenance: Provenance
+    relative_error: float
+    """One-sigma: of the coefficient where its fit gave a standard error, else of what it is used for (step time,
+    watts, tokens)."""
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +88,21 @@ class GpuSpec:
     memory_bytes: float
     bandwidth_bytes_per_second: float
     bf16_flops: float
+    """Dense, as the other two."""
     tdp_watts: float
     min_cap_watts: float
     max_clock_mhz: float
     min_clock_mhz: float
     idle_watts: float
     source: str
+    fp8_flops: float | None = None
+    """None: no such units, eight-bit weights are computed in bf16."""
+    fp4_flops: float | None = None
+    link_bytes_per_second: float = 450e9
+    """To the other GPUs of a tensor parallel group, one direction."""
+    measured: tuple[str, ...] = ()
+    """Names of catalogue figures that rest on measurements; all others are the data sheet's or `assumed`."""
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +129,12 @@ class ServingProfile:
     """Where the energy coefficients come from: a fit of step times alone leaves them estimated."""
     weight_bytes: float | None = None
     """Of all weights together; None: not known."""
+    coefficients: tuple[CoefficientSource, ...] = ()
+    """Provenance of each number."""
+
+    def coefficient(self, name: str) -> CoefficientSource:
+        """Provenance of the field `name`. Raises KeyError for a name that is no coefficient."""
+        found = next((each for each in self.coefficients if each.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found

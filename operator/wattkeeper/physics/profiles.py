@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownModelError
-from wattkeeper.physics import catalogue, kv, roofline
-from wattkeeper.physics.catalogue import FittedPair, ModelSpec
+from wattkeeper.physics import catalogue, coefficients, kv, neighbours, roofline
+from wattkeeper.physics.architecture import Cache, CacheGroup, ModelSpec, Precision, precision_in_name
+from wattkeeper.physics.catalogue_entries import FittedPair
 from wattkeeper.physics.profile import (
+    CoefficientSource,
     EnergyCoefficients,
     GpuSpec,
     IterationCoefficients,
@@ -22,7 +24,10 @@ from wattkeeper.physics.profile import (
 
 _SIZE_IN_NAME = re.compile(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?:-a(\d+(?:\.\d+)?)b)?(?:$|[-_.])", re.IGNORECASE)
 _UNKNOWN_SIZE_ERROR = 0.5
-MIXED_PRECISION_NAMES = ("fp8", "w8a8", "int8", "awq", "gptq", "int4", "w4a16", "nvfp4", "mxfp4")
+NEAR_ERROR = 0.22
+"""One-sigma error of step time where estimates lean on fits of similar pairs, see docs/catalogue.md."""
+LEAST_NEIGHBOUR_WEIGHT = 0.1
+"""A correction that weighs less is not worth mentioning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +74,13 @@ def serving_profile(
     pipeline = engine.pipeline_parallel_size
     data = engine.data_parallel_size
     tensor = max(1, gpus_per_replica // (pipeline * data))
-    kv_bytes = kv.bytes_per_token(
-        spec, tensor_parallel=tensor, pipeline_parallel=pipeline, kv_cache_dtype=engine.kv_cache_dtype
-    )
+    demand = kv.demand(spec, tensor_parallel=tensor, pipeline_parallel=pipeline, kv_cache_dtype=engine.kv_cache_dtype)
+    kv_bytes = demand.bytes_per_token()
     # Stages of a pipeline follow one another, so only tensor parallel ranks shorten a step; data parallel ranks share
     # its work, and on a dense model each reads all weights.
-    iteration = roofline.iteration(spec, gpu, shards=tensor, kv_bytes_per_token=kv_bytes * pipeline)
-    energy = roofline.energy(spec, gpu, shards=tensor * pipeline, kv_bytes_per_token=kv_bytes)
+    all_stages = kv.demand(spec, tensor_parallel=tensor, kv_cache_dtype=engine.kv_cache_dtype)
+    iteration = roofline.iteration(spec, gpu, shards=tensor, demand=all_stages)
+    energy = roofline.energy(spec, gpu, shards=tensor * pipeline, demand=demand)
     capacity = data * kv.roofline_capacity_tokens(
         gpu,
         weight_bytes_per_gpu=spec.weight_bytes / (tensor * pipeline),
@@ -85,6 +90,15 @@ def serving_profile(
     provenance = Provenance.ESTIMATED
     energy_provenance = Provenance.ESTIMATED
     pair = _fitted(spec, gpu, gpus_per_replica=gpus_per_replica, engine=engine) if use_fits else None
+    estimate = "roofline of the data sheet"
+    if pair is None and use_fits:
+        iteration, weight = neighbours.corrected(
+            iteration, model=spec, gpu=gpu, shards=tensor, neighbours=neighbours.of_catalogue()
+        )
+        if weight >= LEAST_NEIGHBOUR_WEIGHT:
+            estimate += ", corrected by fits of similar pairs"
+            if relative_error <= roofline.RELATIVE_ERROR:  # not where the architecture is a guess
+                relative_error += weight * (NEAR_ERROR - relative_error)
     if pair is not None:
         iteration, energy = _with_fit(pair, iteration, energy, kv_factor=kv.dtype_bytes(engine.kv_cache_dtype) / 2.0)
         provenance, relative_error = Provenance.FITTED, pair.relative_error
@@ -94,7 +108,7 @@ def serving_profile(
         else:
             energy_provenance = Provenance.FITTED
     else:
-        notes.append(f"roofline estimate; assumed one-sigma error of step time {relative_error:.0%}")
+        notes.append(f"{estimate}; one-sigma error of step time {relative_error:.0%}")
     if data > 1:
         iteration = _shared_by(iteration, data)
         energy = _energy_shared_by(energy, data)
@@ -117,6 +131,9 @@ def serving_profile(
         notes=tuple(notes),
         energy_provenance=energy_provenance,
         weight_bytes=spec.weight_bytes,
+        coefficients=coefficients.of_profile(
+            pair=pair, relative_error=relative_error, estimate=estimate, plain_kv=demand.plain
+        ),
     )
     return profile if overrides is None else _overridden(profile, overrides)
 
@@ -142,10 +159,6 @@ def _architecture_of_size(name: str, parameters: float, activated: float | None)
     """A dense grouped-query model of this size: parameters = 12 layers hidden^2 with layers = hidden / 128."""
     hidden = (parameters * 128.0 / 12.0) ** (1.0 / 3.0)
     layers = max(8, round(hidden / 128.0))
-    lowered = name.lower()
-    weight_bytes = 2.0
-    if any(mark in lowered for mark in MIXED_PRECISION_NAMES):
-        weight_bytes = 1.0 if any(mark in lowered for mark in ("fp8", "8a8", "int8")) else 0.6
     experts = 64 if activated else 0
     return ModelSpec(
         name=name,
@@ -157,10 +170,11 @@ def _architecture_of_size(name: str, parameters: float, activated: float | None)
         vocab=128_000,
         parameters=parameters,
         activated_parameters=activated or parameters,
-        weight_bytes_per_parameter=weight_bytes,
         max_model_len=None,
         source="size in the model's name",
-        kv_layers=layers,
+        groups=(CacheGroup(cache=Cache.FULL, layers=layers, kv_heads=8, key_dim=128, value_dim=128),),
+        precision=precision_in_name(name)[1] or Precision.BF16,
+        feed_forward_layers=layers,
         experts=experts,
         experts_per_token=max(1, round(experts * activated / parameters)) if activated else 0,
         expert_parameters=0.93 * parameters if activated else 0.0,
@@ -172,7 +186,7 @@ def _fitted(spec: ModelSpec, gpu: GpuSpec, *, gpus_per_replica: int, engine: Eng
         return None
     for pair in catalogue.fitted_pairs():
         same_gpu = catalogue.gpu(pair.accelerator) is gpu and pair.tensor_parallel == gpus_per_replica
-        if same_gpu and any(catalogue.model(name) is spec for name in pair.models):
+        if same_gpu and any(catalogue.model(name).same_work(spec) for name in pair.models):
             return pair
     return None
 
@@ -189,6 +203,9 @@ def _with_fit(
         da_seconds_per_token_squared=pair.da_ms * 1e-3,
         dn_seconds_per_decode=pair.dn_ms * 1e-3,
         prefill_clock_ceiling=pair.prefill_clock_ceiling,
+        host_seconds=0.0,
+        host_seconds_per_sequence=0.0,
+        exchange_seconds_per_token=0.0,
     )
     watts = {
         "static_watts": pair.static_watts,
@@ -208,6 +225,8 @@ def _shared_by(iteration: IterationCoefficients, ranks: int) -> IterationCoeffic
         dkv_seconds_per_kv_token=iteration.dkv_seconds_per_kv_token / ranks,
         da_seconds_per_token_squared=iteration.da_seconds_per_token_squared / ranks,
         dn_seconds_per_decode=iteration.decode_seconds_per_sequence / ranks,
+        host_seconds_per_sequence=iteration.host_seconds_per_sequence / ranks,
+        exchange_seconds_per_token=iteration.exchange_seconds_per_token / ranks,
     )
 
 
@@ -231,6 +250,14 @@ def _overridden(profile: ServingProfile, overrides: ProfileOverrides) -> Serving
         iteration_values.setdefault("dn_seconds_per_decode", iteration_values["dt_seconds_per_token"])
     complete = {"d0_seconds", "dt_seconds_per_token", "dkv_seconds_per_kv_token"} <= iteration_names
     complete_energy = {"static_watts", "e0_joules", "en_joules_per_decode"} <= energy_names
+    replaced = {*iteration_values, *energy_names, *own_names}
+    error = overrides.relative_error if overrides.relative_error is not None else profile.relative_error
+    sources = tuple(
+        CoefficientSource(name=each.name, provenance=Provenance.MEASURED, relative_error=error, source=overrides.source)
+        if each.name in replaced
+        else each
+        for each in profile.coefficients
+    )
     return replace(
         profile,
         iteration=replace(profile.iteration, **iteration_values),
@@ -238,5 +265,6 @@ def _overridden(profile: ServingProfile, overrides: ProfileOverrides) -> Serving
         provenance=Provenance.MEASURED if complete else profile.provenance,
         energy_provenance=Provenance.MEASURED if complete_energy else profile.energy_provenance,
         notes=(*profile.notes, f"coefficients of {overrides.source}") if given else profile.notes,
+        coefficients=sources,
         **{name: given[name] for name in own_names},
     )

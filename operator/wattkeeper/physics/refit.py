@@ -332,6 +332,9 @@ def _scaled(prior: IterationCoefficients, multipliers: FloatArray) -> IterationC
         dn_seconds_per_decode=None if prior.dn_seconds_per_decode is None else prior.dn_seconds_per_decode * mt,
         dkv_seconds_per_kv_token=prior.dkv_seconds_per_kv_token * mk,
         da_seconds_per_token_squared=prior.da_seconds_per_token_squared * mt,
+        host_seconds=prior.host_seconds * m0,
+        host_seconds_per_sequence=prior.host_seconds_per_sequence * mt,
+        exchange_seconds_per_token=prior.exchange_seconds_per_token * mt,
     )
 
 

@@ -90,11 +90,15 @@ def _take_rollout(found: Search, best: Scored, in_place: Scored) -> _Choice:
 
 def _take_idle(found: Search, best: Scored) -> _Choice:
     held = _held_replicas(found, best)
+    message = f"Idle: {_option(found, best)}, {words.watts(best.watts)} expected{f'; {held}' if held else ''}."
+    cheaper = None if held else wishes.cheaper(found, best)
+    if cheaper is not None:
+        message = f"{message[:-1]}; {_option(found, cheaper)} at {words.watts(cheaper.watts)}: {cheaper.blocked}."
     return _Choice(
         item=best,
         reason=PlanReason.IDLE,
-        binding=_binding(found, best),
-        message=f"Idle: {_option(found, best)}, {words.watts(best.watts)} expected{f'; {held}' if held else ''}.",
+        binding=_binding(found, best) if cheaper is None else Binding.REPLAY,
+        message=message,
         replicas=best.row.replicas,
     )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from wattkeeper.domain.plan import Binding, LatencyTarget
 from wattkeeper.domain.replay import Replayed, ReplaySetting, ReplayStatus
+from wattkeeper.physics import step
 from wattkeeper.planner.sizing import Case, Row, full_power_row
 from wattkeeper.planner.space import Power
 
@@ -73,6 +74,9 @@ class Evidence:
 
     case: Case
     by_engine: dict[int, tuple[_Known, ...]] = field(default_factory=dict)
+    reach: float
+    """The grid step of the planned rate: a replay at up to this rate counts against what is planned."""
+    stabilised_reach: float
 
     @staticmethod
     def of(case: Case) -> "Evidence | None":
@@ -80,13 +84,24 @@ class Evidence:
         replays = case.request.replays
         if replays is None:
             return None
-        fresh = [item for item in replays.replayed if _holds(item, case)]
+        pace = step.reference_seconds(case.request.profile.iteration)
+        fresh = [item for item in replays.replayed if _holds(item, case, pace)]
         by_engine = {}
         for index in range(len(case.space.engines)) if fresh else ():
             known = tuple(_known(item, case) for item in fresh if _same_engine(item.setting, case, index))
             if known:
                 by_engine[index] = known
-        return Evidence(case=case, by_engine=by_engine)
+        ratio = case.settings.replay_rate_step_ratio
+        return Evidence(
+            case=case,
+            by_engine=by_engine,
+            reach=grid_rate(case.workload.requests_per_second, ratio) * _ROUNDING,
+            stabilised_reach=grid_rate(case.stabilised_rate, ratio) * _ROUNDING,
+        )
+
+    def accuses(self, engine: int) -> bool:
+        """True where a replay of this engine misses the SLO, so that candidates with more capacity need a look too."""
+        return any(item.misses is not Binding.NONE for item in self.by_engine.get(engine, ()))
 
     def judge(self, row: Row) -> Judged:
         """The worst of what its needs get."""
@@ -117,7 +132,7 @@ class Evidence:
 
     def floor(self, engine: int) -> tuple[int, Binding]:
         """The most replicas that miss the SLO at full power and the planned rate, 0 where none does, and why."""
-        full, rate = self.case.space.full_power, self._reach(self.case.workload.requests_per_second)
+        full, rate = self.case.space.full_power, self.reach
         missing = [
             (item.replicas, item.misses)
             for item in self.by_engine.get(engine, ())
@@ -138,7 +153,7 @@ class Evidence:
         return self.case.request.now_seconds - max(times) if times else None
 
     def _answer(self, need: Need, known: Sequence[_Known]) -> Judged:
-        rate, reach = need.requests_per_second, self._reach(need.requests_per_second)
+        rate, reach = need.requests_per_second, self.reach if need.planned else self.stabilised_reach
         watts, clock = _limits(self.case, need.row.power)
         replicas = need.row.replicas
         short = meets = None
@@ -161,17 +176,15 @@ class Evidence:
             return Judged(standing=Standing.SHORT, binding=short.short, replayed=short.replayed)
         return UNKNOWN if meets is None else Judged(standing=Standing.MEETS, replayed=meets.replayed)
 
-    def _reach(self, rate: float) -> float:
-        return grid_rate(rate, self.case.settings.replay_rate_step_ratio) * (1.0 + 1e-9)
 
-
+_ROUNDING = 1.0 + 1e-9
 _ORDER = {standing: place for place, standing in enumerate(Standing)}
 
 
 def grid_rate(rate: float, step_ratio: float) -> float:
     """The rate rounded up to a geometric grid of this step, in requests per second."""
-    step = math.log1p(step_ratio)
-    return math.exp(step * math.ceil(math.log(rate) / step - 1e-9))
+    width = math.log1p(step_ratio)
+    return math.exp(width * math.ceil(math.log(rate) / width - 1e-9))
 
 
 def setting_of(case: Case, row: Row) -> ReplaySetting:
@@ -194,8 +207,8 @@ def needs_evidence(case: Case, row: Row) -> bool:
     return row.engine != 0 or row.replicas < current.replicas or row.power.deeper_than(case.space.current_power)
 
 
-def _holds(item: Replayed, case: Case) -> bool:
-    """True where a replay is young enough and of requests like those of now."""
+def _holds(item: Replayed, case: Case, pace_seconds: float) -> bool:
+    """True where a replay is young enough, and of requests and of a replica like those of now."""
     slo, now = case.request.slo, case.request.now_seconds
     if not now - item.time_seconds <= case.settings.replay_max_age_seconds:
         return False
@@ -205,6 +218,9 @@ def _holds(item: Replayed, case: Case) -> bool:
     allowed, workload = case.settings.replay_length_tolerance, case.workload
     lengths = ((workload.prompt.mean, item.prompt_tokens), (workload.output.mean, item.output_tokens))
     alike = all(abs(mean - then) <= allowed * then for mean, then in lengths)
+    alike = alike and abs(pace_seconds - item.iteration_seconds) <= (
+        case.settings.replay_pace_tolerance * item.iteration_seconds
+    )
     return alike and abs(workload.prefix_hit_ratio - item.prefix_hit_ratio) <= allowed
 
 

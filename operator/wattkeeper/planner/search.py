@@ -346,16 +346,18 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
     known = [index for index, row in enumerate(rows) if row in at]
     watts[:, known] = np.stack([answer.watts, answer.low_watts, answer.high_watts])
     figures = search.ledger.figures(rows)
-    hold, waits = scale_down_hold(case), _waits(search, rows)
+    hold, waits, evidence = scale_down_hold(case), _waits(search, rows), search.evidence
+    accused = {} if evidence is None else {engine: evidence.accuses(engine) for engine in evidence.by_engine}
     result = []
     for index, row in enumerate(rows):
         violation = search.ledger.violation(row)
         blocked, held, judged = hold if row.engine == 0 and row.replicas < now else "", False, UNKNOWN
-        if search.evidence is not None and violation is Binding.NONE:
-            judged = search.evidence.judge(row)
+        less = evidence is not None and needs_evidence(case, row)
+        if evidence is not None and violation is Binding.NONE and (less or accused.get(row.engine)):
+            judged = evidence.judge(row)
             if judged.standing is Standing.MISSES:
                 violation = judged.binding
-            elif judged.standing is not Standing.MEETS and needs_evidence(case, row):
+            elif judged.standing is not Standing.MEETS and less:
                 held = not blocked
                 blocked = blocked or words.standing(judged, case.request.slo, case.margin, case.request.replays)
         if violation is Binding.NONE and not math.isfinite(watts[0, index]):

@@ -26,6 +26,7 @@ BoolArray = npt.NDArray[np.bool_]
 Table = TypeVar("Table", Candidates, SlaPrediction)
 
 _POINTS_PER_CALL = 10
+_WIDEST_ESTIMATE = 2.0
 """Replica counts examined at once per engine while the least feasible one is sought."""
 
 
@@ -97,7 +98,9 @@ def margin(request: PlanRequest, settings: PlannerSettings) -> float:
     if not request.trusted:
         total += settings.margin_untrusted
     if request.profile.provenance is Provenance.ESTIMATED:
-        total += settings.margin_estimated_profile
+        # Narrower as running engines confirm the estimate, wider where they do not fit it.
+        known = request.profile.relative_error / settings.estimated_profile_error
+        total += settings.margin_estimated_profile * min(max(known, 0.0), _WIDEST_ESTIMATE)
     return min(total, settings.margin_max)
 
 

@@ -100,7 +100,10 @@ class PlannerSettings:
     margin_untrusted: float = 0.35
     """Added where the models are not trusted (safe widening)."""
     margin_estimated_profile: float = 0.15
-    """Added where the profile is a data-sheet estimate instead of a measurement."""
+    """Added where the profile is a data-sheet estimate instead of a measurement: at `estimated_profile_error`, else in
+    proportion to the profile's error, up to twice of it."""
+    estimated_profile_error: float = 0.25
+    """One-sigma relative error of step time of a data-sheet estimate."""
     margin_max: float = 1.0
     """Upper bound of the sum of all margins."""
 
@@ -155,6 +158,8 @@ class PlannerSettings:
     """Cheapest candidates for which replays are asked at once."""
     replay_length_tolerance: float = 0.1
     """Relative change of mean lengths (and change of the prefix-hit share) up to which a replay still holds."""
+    replay_pace_tolerance: float = 0.05
+    """Relative change of the time of a reference iteration (the profile was refitted) up to which it still holds."""
 
     grid_power_values: int = 16
     """Values per power lever at most; a lever with more steps is thinned evenly."""

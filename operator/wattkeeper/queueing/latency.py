@@ -17,17 +17,14 @@ import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.queueing import tails
+from wattkeeper.queueing.bursts import Bursts
 from wattkeeper.queueing.capacity import Coefficients, Limits
 from wattkeeper.queueing.occupancy import Occupancy
 from wattkeeper.queueing.traits import Nodes, Traits
 
-TTFT_SAFETY = 1.08
-TPOT_SAFETY = 1.04
-"""Factors on the closed forms, which come out a few percent short at the 95th percentile against an exact step loop."""
 _LEAST_SLACK = 0.01
 _LARGEST_EXPONENT = 300.0
 _NEVER = 1e-9
-_BURST_EXPONENT = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,7 @@ class Replica:
     load: Occupancy
     rate: FloatArray
     utilisation: FloatArray
-    dispersion: FloatArray
-    """Index of dispersion of the arrivals at this replica, near one second."""
+    bursts: Bursts
     budget: FloatArray
 
     @property
@@ -63,23 +59,39 @@ def spread(replica: Replica) -> Spread:
     load, times, rate = replica.load, replica.times, replica.rate
     free = 1.0 - load.prefill_share
     stalls = np.square(rate / free) * times.prefill_variance + np.square(load.prefill_share / free)
-    z = np.maximum(0.5 * (replica.dispersion / np.square(free) + stalls + 1.0), 1.0)
+    index = replica.bursts.at(2.0 * load.relaxation)
+    z = np.maximum(0.5 * (index / np.square(free) + stalls + 1.0), 1.0)
     variance = z * np.maximum(load.decoders, 1e-9) * load.decode_step / times.fixed
     return Spread(mean=load.decoders + 0.5 * (z - 1.0), variance=variance)
 
 
-def _short_dispersion(dispersion: FloatArray, window_seconds: FloatArray) -> FloatArray:
-    """Index of dispersion at a window shorter than the second it was measured at.
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """Waits before a prompt is computed, as zero-inflated exponentials; arrays of shape (N,), means in seconds."""
 
-    Batches keep it at every window, slowly switching rates lose it fast (measured traces: square root of the window).
-    One number cannot tell them apart, so the law lies close to the unfavourable case, batches.
-    """
-    return np.asarray(1.0 + (dispersion - 1.0) * np.minimum(window_seconds, 1.0) ** _BURST_EXPONENT)
+    prefill_chance: FloatArray
+    prefill_seconds: FloatArray
+    """Behind and beside other prompts."""
+    slot_chance: FloatArray
+    slot_seconds: FloatArray
+    """Until a resident request ends."""
 
 
-def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float) -> FloatArray:
+def waits(replica: Replica, met: Spread, percentile: float) -> Waits:
+    """The waits whose tails fit best at the percentile (0..100)."""
+    exceedance = 1.0 - percentile / 100.0
+    prefill_chance, prefill_seconds = _prefill_wait(replica, met, exceedance)
+    slot_chance, slot_seconds = _slot_wait(replica, met, exceedance)
+    return Waits(
+        prefill_chance=prefill_chance,
+        prefill_seconds=prefill_seconds,
+        slot_chance=slot_chance,
+        slot_seconds=slot_seconds,
+    )
+
+
+def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float, *, met: Spread, waiting: Waits) -> FloatArray:
     """TTFT at the percentile (0..100); shape (N,)."""
-    met = spread(replica)
     times, load, rate = replica.times, replica.load, replica.rate
     most = replica.limit.slots[:, None]
     decoders = tails.gamma_quantile(
@@ -95,8 +107,8 @@ def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float) -> FloatArra
     alone = shared * (running[:, None] * nodes.residual + chunks) + own
 
     exceedance = 1.0 - percentile / 100.0
-    chance, scale = _prefill_wait(replica, met, exceedance)
-    slot_chance, slot_scale = _slot_wait(replica, met)
+    chance, scale = waiting.prefill_chance, waiting.prefill_seconds
+    slot_chance, slot_scale = waiting.slot_chance, waiting.slot_seconds
     # Sorted along the samples, the tail at a value needs two running sums: of the weights of samples that are
     # later even without a wait, and of the discounted weights of those that a wait makes later.
     alone_order = np.argsort(alone, axis=1)
@@ -106,7 +118,7 @@ def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float) -> FloatArra
     slot_scale = np.maximum(slot_scale, alone[:, -1] / _LARGEST_EXPONENT)
     first, second = _mixture(chance, scale, slot_chance, slot_scale)
     later = 1.0 - _running_sum(weight)
-    waiting = first[:, None] * _running_sum(weight * np.exp(alone / scale[:, None]))
+    queueing = first[:, None] * _running_sum(weight * np.exp(alone / scale[:, None]))
     any_slot_wait = bool((slot_chance > _NEVER).any())
     slot_waiting = (
         second[:, None] * _running_sum(weight * np.exp(alone / slot_scale[:, None])) if any_slot_wait else later
@@ -115,14 +127,14 @@ def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float) -> FloatArra
 
     def tail(value: FloatArray) -> FloatArray:
         reached = np.count_nonzero(alone <= value[:, None], axis=1)
-        found = later[rows, reached] + waiting[rows, reached] * np.exp(-value / scale)
+        found = later[rows, reached] + queueing[rows, reached] * np.exp(-value / scale)
         if any_slot_wait:
             found = found + slot_waiting[rows, reached] * np.exp(-value / slot_scale)
         return np.asarray(found)
 
     longest = np.maximum(scale, np.where(slot_chance > _NEVER, slot_scale, 0.0))
     high = alone[:, -1] + longest * (np.log(2.0 / exceedance) + 1.0)
-    return TTFT_SAFETY * tails.percentile(tail, low=alone[:, 0], high=high, exceedance=exceedance)
+    return tails.percentile(tail, low=alone[:, 0], high=high, exceedance=exceedance)
 
 
 def _running_sum(values: FloatArray) -> FloatArray:
@@ -146,10 +158,12 @@ def _prefill_wait(replica: Replica, met: Spread, exceedance: float) -> tuple[Flo
     variance = times.prefill_variance + np.square(per_token) * traits.computed_variance
     load = np.minimum(rate * service, 0.999)
     slack = np.maximum(1.0 - load, replica.slack)
-    wait = service * (variance / np.square(service) + replica.dispersion) / (2.0 * slack)
-    mates = 0.5 * (_short_dispersion(replica.dispersion, 2.0 * step) - 1.0) * service
-    queued = load * wait + 2.0 * mates
-    queued_squared = 2.0 * load * np.square(wait) + 4.0 * load * wait * mates + 6.0 * np.square(mates)
+    wait = replica.bursts.wait(
+        rate=rate, service=service, service_variance=variance, slack=slack, exceedance=exceedance
+    ) / np.maximum(load, 1e-9)
+    mates = 0.5 * np.maximum(replica.bursts.at(2.0 * step) - 1.0, 0.0) * service
+    queued = load * wait + mates
+    queued_squared = 2.0 * load * np.square(wait) + 2.0 * load * wait * mates + 2.0 * np.square(mates)
     strangers = rate * step
     beside = strangers * times.prefill_mean
     beside_squared = strangers * times.prefill_squared + np.square(beside)
@@ -158,14 +172,20 @@ def _prefill_wait(replica: Replica, met: Spread, exceedance: float) -> tuple[Flo
     return tails.inflated_exponential(mean, second, exceedance=exceedance)
 
 
-def _slot_wait(replica: Replica, met: Spread) -> tuple[FloatArray, FloatArray]:
+def _slot_wait(replica: Replica, met: Spread, exceedance: float) -> tuple[FloatArray, FloatArray]:
     """Wait for one of the resident requests to end: (chance, mean then)."""
     limit, times, traits = replica.limit, replica.times, replica.traits
     per_slot = np.maximum(traits.steps_mean, 1.0) / limit.slot_iterations
     full_step = times.fixed + times.per_decode * limit.slots * per_slot
     service = limit.slot_iterations * full_step / limit.slots + times.prefill_mean
     spread_steps = traits.steps_variance * np.square(full_step / limit.slots) + times.prefill_variance
-    scale = service * (replica.dispersion + spread_steps / np.square(service)) / (2.0 * replica.slack)
+    scale = replica.bursts.wait(
+        rate=replica.rate,
+        service=service,
+        service_variance=spread_steps,
+        slack=replica.slack,
+        exceedance=exceedance,
+    ) / np.clip(replica.utilisation, 1e-9, 1.0)
     full = limit.slots * per_slot
     chance = tails.gamma_tail(full, np.maximum(met.mean, 1e-6), np.maximum(met.variance, 1e-9))
     return np.where(met.mean < 0.01 * full, 0.0, chance), scale
@@ -181,10 +201,11 @@ def _mixture(
     return chance * (1.0 - other_chance) + both * scale, other_chance * (1.0 - chance) - both * other_scale
 
 
-def tpot_seconds(replica: Replica, outputs: tuple[FloatArray, FloatArray], percentile: float) -> FloatArray:
+def tpot_seconds(
+    replica: Replica, outputs: tuple[FloatArray, FloatArray], percentile: float, *, met: Spread
+) -> FloatArray:
     """TPOT (mean time per output token of a request) at the percentile (0..100); shape (N,)."""
     steps, weight = outputs
-    met = spread(replica)
     times, load, traits, rate = replica.times, replica.load, replica.traits, replica.rate
     fixed, slope = times.fixed[:, None], times.per_decode[:, None]
     free = (1.0 - load.prefill_share)[:, None]
@@ -196,10 +217,11 @@ def tpot_seconds(replica: Replica, outputs: tuple[FloatArray, FloatArray], perce
     variance_kept = np.maximum(2.0 * (x - 1.0 + decay) / np.square(x), 0.0)
     decoders = load.decoders[:, None] + (met.mean - load.decoders)[:, None] * kept
     step = shift + slope * decoders
-    mates = 0.5 * (_short_dispersion(replica.dispersion, 2.0 * load.decode_step) - 1.0)
+    mates = 0.5 * np.maximum(replica.bursts.at(2.0 * load.decode_step) - 1.0, 0.0)
     backlog = ((mates + load.prefill_share) * times.prefill_mean)[:, None]
     mean = (step + backlog / steps) / free
-    jump = times.prefill_variance + replica.dispersion * np.square(times.prefill_mean)
+    life_mean = np.maximum(traits.steps_mean, 1.0) * load.decode_step / (1.0 - load.prefill_share)
+    jump = times.prefill_variance + replica.bursts.at(life_mean) * np.square(times.prefill_mean)
     inserted = (rate * jump)[:, None] * step / steps / free**3
     variance = np.square(slope) * met.variance[:, None] * variance_kept / np.square(free) + inserted
     excess = np.maximum(mean - shift, 1e-3 * shift)
@@ -230,4 +252,4 @@ def tpot_seconds(replica: Replica, outputs: tuple[FloatArray, FloatArray], perce
     high = (shift + 10.0 * excess + 10.0 * np.sqrt(variance) * np.log(1.0 / (1.0 - percentile / 100.0))).max(axis=1)
     low = shift[:, 0]
     found = tails.percentile(tail, low=low, high=high, exceedance=1.0 - percentile / 100.0)
-    return TPOT_SAFETY * np.minimum(found, ceiling)
+    return np.minimum(found, ceiling)

@@ -41,9 +41,11 @@ _SLOW = 1.5
 """Growth of the index of dispersion from the shortest to the longest window above which bursts count as slow ..."""
 _SLOW_WINDOWS, _MOST_LONGER = 10.0, 4.0
 """... and a made-up process spans so many of the longest window, with at most so many times the wanted requests."""
-_FEWEST_REQUESTS = 200
+_FEWEST_REQUESTS = 400
 _MOST_STEPS = 400_000.0
 """Prefill iterations and requests of a replay at most, which bounds it to a few seconds."""
+_MOST_WINDOWS = 10_000.0
+"""The same for windows of a replica under a power cap."""
 _MOST_REPEATS = 2_000
 _DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
 _SPLIT = 20
@@ -163,9 +165,7 @@ def _serve(job: ReplayJob, config: ReplicaConfig) -> tuple[_Served, bool]:
     share = min(1.0, _GROUP / replicas)
     rate, group = workload.requests_per_second * share, min(replicas, _GROUP)
     dispersion = workload.dispersion.thinned(share)
-    prompt = workload.prompt.mean * (1.0 - workload.prefix_hit_ratio)
-    wanted = min(job.requests, int(_MOST_STEPS / (2.0 + prompt / config.max_num_batched_tokens)))
-    wanted = max(wanted, min(job.requests, _FEWEST_REQUESTS))
+    wanted = _affordable(job, config, rate / group)
     record = job.arrivals if recorded.usable(job.arrivals, rate=rate) else None
     if record is not None:
         turn_seconds = record.span_seconds
@@ -207,6 +207,18 @@ def _serve(job: ReplayJob, config: ReplicaConfig) -> tuple[_Served, bool]:
         ),
         record is not None,
     )
+
+
+def _affordable(job: ReplayJob, config: ReplicaConfig, rate_per_replica: float) -> int:
+    """The wanted number of requests, or as many as the bounds on work allow."""
+    workload = job.workload
+    prompt = workload.prompt.mean * (1.0 - workload.prefix_hit_ratio)
+    most = _MOST_STEPS / (2.0 + prompt / config.max_num_batched_tokens)
+    if job.setting.power_cap_watts is not None:
+        # Whichever is less: the time between two requests, or about what one takes alone.
+        alone = 1.5 * config.iteration.d0_seconds * workload.output.mean
+        most = min(most, _MOST_WINDOWS * governed.window_seconds(config) / min(1.0 / rate_per_replica, alone))
+    return max(min(job.requests, int(most)), min(job.requests, _FEWEST_REQUESTS))
 
 
 def _requests(job: ReplayJob, times: FloatArray, config: ReplicaConfig) -> Requests:

@@ -42,6 +42,10 @@ class Traits:
     context_mean: FloatArray
     """Mean context of a decoding sequence at a random time, in tokens."""
     prompt_mean: FloatArray
+    prompt_squared: FloatArray
+    """Second moment of whole prompts."""
+    whole_products_mean: FloatArray
+    """As `products_mean` for prompts of which nothing is cached."""
 
     def take(self, at: IndexArray | slice) -> "Traits":
         """The traits of the candidates that an index picks."""
@@ -59,6 +63,16 @@ class Nodes:
     """Share of the running iteration that an arrival still waits for, 0..1."""
     normal: FloatArray
     """Standard normal score of the occupancy that an arrival meets."""
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Lengths at the asked percentiles, over their means; arrays of shape (N,)."""
+
+    long_prompt: FloatArray
+    """Of prompts at the TTFT percentile."""
+    short_answer: FloatArray
+    """Decode steps at 100 less the TPOT percentile: short answers feel a stall most."""
 
 
 @functools.lru_cache(maxsize=2048)
@@ -87,6 +101,8 @@ def _moments(prompt: LengthDistribution, output: LengthDistribution, prefix_hit_
         kv_integral,
         kv_integral / k1 if k1 > 0 else prompt_mean,
         prompt_mean,
+        prompt.second_moment,
+        0.5 * prompt.second_moment,
     )
 
 
@@ -135,6 +151,25 @@ def output_nodes(workloads: Sequence[Workload], of_row: IndexArray) -> tuple[Flo
     steps = np.stack([np.append(steps, np.full(longest - len(steps), steps[-1])) for steps, _ in samples])
     weight = np.stack([np.append(weight, np.zeros(longest - len(weight))) for _, weight in samples])
     return steps[of_row], weight[of_row]
+
+
+def quantiles(
+    workloads: Sequence[Workload], ttft_percentile: float, tpot_percentile: float, of_row: IndexArray
+) -> Quantiles:
+    """Lengths at the percentiles (0..100) over their means; arrays of shape (N,)."""
+    table = np.array([_quantile_row(item.prompt, item.output, ttft_percentile, tpot_percentile) for item in workloads])
+    return Quantiles(*table[of_row].T)
+
+
+@functools.lru_cache(maxsize=2048)
+def _quantile_row(
+    prompt: LengthDistribution, output: LengthDistribution, ttft_percentile: float, tpot_percentile: float
+) -> tuple[float, float]:
+    steps = max(output.mean - 1.0, 1e-3)
+    return (
+        prompt.quantile(ttft_percentile / 100.0) / prompt.mean,
+        max(output.quantile(1.0 - tpot_percentile / 100.0) - 1.0, 0.3) / steps,
+    )
 
 
 @functools.lru_cache(maxsize=2048)

@@ -77,6 +77,11 @@ class SlaPrediction:
     """At the asked percentile."""
     tpot_seconds: FloatArray
     """At the asked percentile over requests of each one's mean time per output token."""
+    ttft_upper_seconds: FloatArray
+    """What TTFT stays below in nine replicas of ten like this one: what a verdict rests on. At least `ttft_seconds`."""
+    tpot_upper_seconds: FloatArray
+    widening: FloatArray
+    """By which share the upper bounds were widened because the candidate lies outside the validated range; 0 inside."""
     batch: FloatArray
     """Mean decoding sequences while the replica iterates."""
     busy: FloatArray

@@ -73,6 +73,11 @@ def _joules(profile: ServingProfile, clocks: FloatArray, **work: float) -> Float
     return power.dynamic_joules(profile, clock_ratio=clocks, **terms)
 
 
+def window_seconds(config: ReplicaConfig) -> float:
+    """Time between two looks at the clock."""
+    return _WINDOW_STEPS * config.iteration.d0_seconds
+
+
 def simulate(
     config: ReplicaConfig, requests: Requests, *, profile: ServingProfile, power_cap_watts: float | None
 ) -> tuple[Outcome, float]:
@@ -83,12 +88,15 @@ def simulate(
     governor = Governor(profile, power_cap_watts=power_cap_watts, clock_ratio=config.clock_ratio)
     replica = Replica(config)
     outputs, accepted = replica.load(requests)
-    window = _WINDOW_STEPS * config.iteration.d0_seconds
-    recent: list[tuple[float, float]] = [(config.clock_ratio, 1.0)]
+    window = window_seconds(config)
+    ratio, stretch = config.clock_ratio, 1.0
+    recent = [(ratio, stretch)]
     before, weighted, busy = replica.activity, 0.0, 0.0
     while replica.outstanding:
-        ratio, stretch = min(recent, key=lambda found: (found[0], -found[1]))
-        replica.set_clock(ratio, stretch=stretch)
+        least = min(recent, key=lambda found: (found[0], -found[1]))
+        if least != (ratio, stretch):
+            ratio, stretch = least
+            replica.set_clock(ratio, stretch=stretch)
         replica.advance(replica.now + window * stretch)
         now = replica.activity
         if now.steps == before.steps:  # idle: go on at the next arrival

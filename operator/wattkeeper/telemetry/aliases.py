@@ -17,6 +17,8 @@ class Kind(enum.Enum):
     GAUGE = "gauge"
     COUNTER = "counter"
     HISTOGRAM = "histogram"
+    TOTALS = "totals"
+    """A histogram of which only sum and count are read."""
     INFO = "info"
     """Always 1; the labels are the message."""
 
@@ -53,6 +55,9 @@ TPOT = "tpot"
 PROMPT_LENGTH = "prompt_length"
 OUTPUT_LENGTH = "output_length"
 CACHE_INFO = "cache_info"
+ITERATION_TOKENS = "iteration_tokens"
+GAPS = "gaps"
+CACHED_TOKENS = "cached_tokens"
 
 ENGINE_METRICS: Mapping[str, Metric] = {
     RUNNING: Metric(names=("num_requests_running",), kind=Kind.GAUGE),
@@ -97,6 +102,16 @@ ENGINE_METRICS: Mapping[str, Metric] = {
     ),
 }
 
+STEP_METRICS: Mapping[str, Metric] = {
+    ITERATION_TOKENS: Metric(names=("iteration_tokens_total",), kind=Kind.TOTALS),
+    GAPS: Metric(names=("inter_token_latency_seconds", "time_per_output_token_seconds"), kind=Kind.TOTALS),
+    CACHED_TOKENS: Metric(names=("prompt_tokens_cached_total", "prompt_tokens_cached"), kind=Kind.COUNTER),
+}
+"""Read beside those above for what happened between two scrapes; without them nothing but the refit is lost."""
+
+COUNTED = (RUNNING, WAITING, KV_USAGE, FINISHED, PROMPT_TOKENS, GENERATION_TOKENS, PREEMPTIONS, PREFIX_HITS)
+"""Of the metrics above, those that are read for that as well."""
+
 ENGINE_LABELS = ("engine", "model_name")
 """Labels that tell the engines of one pod apart."""
 
@@ -138,6 +153,12 @@ DEFAULT_PREFIXES = ("vllm:",)
 def full_names(metric: Metric, prefixes: Sequence[str]) -> tuple[str, ...]:
     """All names of an engine metric in the order in which they are tried."""
     return tuple(prefix + name for name in metric.names for prefix in prefixes)
+
+
+def sample_names(metric: Metric, prefixes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the samples that are read of an engine metric."""
+    suffixes = {Kind.HISTOGRAM: ("_bucket", "_sum"), Kind.TOTALS: ("_sum", "_count")}.get(metric.kind, ("",))
+    return tuple(name + suffix for name in full_names(metric, prefixes) for suffix in suffixes)
 
 
 def label(labels: Mapping[str, str], names: Sequence[str]) -> str | None:

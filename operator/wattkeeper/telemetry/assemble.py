@@ -2,14 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from wattkeeper.domain.histogram import Histogram
-from wattkeeper.domain.observation import GpuReading, KvCacheInfo, PodReading
+from wattkeeper.domain.observation import EngineCounters, GpuReading, KvCacheInfo, PodReading
 from wattkeeper.telemetry import aliases
-from wattkeeper.telemetry.promql import SUM_BUCKET
+from wattkeeper.telemetry.engine import Series, engine_counters
+from wattkeeper.telemetry.promql import PART, SUM_BUCKET, TIME_PART
 from wattkeeper.telemetry.source import PodKey
 
 _SCALAR_FIELDS = {
@@ -47,7 +48,10 @@ Answers = Mapping[str, list[Sample]]
 
 
 def pod_readings(
-    answers: Answers, gpus_by_pod: Mapping[PodKey, tuple[GpuReading, ...]]
+    answers: Answers,
+    gpus_by_pod: Mapping[PodKey, tuple[GpuReading, ...]],
+    *,
+    prefixes: Sequence[str] = aliases.DEFAULT_PREFIXES,
 ) -> tuple[dict[PodKey, PodReading], list[str]]:
     """Readings of all pods that have an age, and what was odd.
 
@@ -62,6 +66,7 @@ def pod_readings(
     }
     histograms = {field: _histograms(answers[name]) for name, field in _HISTOGRAM_FIELDS.items() if name in answers}
     caches = _caches(answers.get(aliases.CACHE_INFO, []))
+    engines = _engines(answers.get("counters", []), prefixes)
     pods = {
         key: PodReading(
             namespace=key[0],
@@ -69,6 +74,7 @@ def pod_readings(
             age_seconds=age,
             kv_cache=caches.get(key),
             gpus=gpus_by_pod.get(key, ()),
+            engine=engines.get(key),
             **{field: values.get(key) for field, values in scalars.items()},  # type: ignore[arg-type]
             **{field: found.get(key) for field, found in histograms.items()},  # type: ignore[arg-type]
         )
@@ -210,6 +216,24 @@ def _histograms(samples: Iterable[Sample]) -> dict[PodKey, Histogram]:
             bound = float(le)
             buckets[key][bound] = max(sample.value, buckets[key].get(bound, 0.0))
     found = {key: histogram(shown, totals.get(key)) for key, shown in buckets.items()}
+    return {key: made for key, made in found.items() if made is not None}
+
+
+def _engines(samples: Iterable[Sample], prefixes: Sequence[str]) -> dict[PodKey, EngineCounters]:
+    """Counters of the pods whose time of scrape is known."""
+    series: defaultdict[PodKey, Series] = defaultdict(dict)
+    times: dict[PodKey, float] = {}
+    for sample in samples:
+        key = aliases.pod_key(sample.labels)
+        if key is None:
+            continue
+        if sample.labels.get(PART) == TIME_PART:
+            times[key] = sample.value
+        else:
+            series[key].setdefault(sample.labels.get("__name__", ""), []).append((sample.labels, sample.value))
+    found = {
+        key: engine_counters(shown, prefixes, time_seconds=times[key]) for key, shown in series.items() if key in times
+    }
     return {key: made for key, made in found.items() if made is not None}
 
 

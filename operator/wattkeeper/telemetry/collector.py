@@ -1,18 +1,24 @@
 """The thread that keeps the latest good snapshot of the fleet.
 
 One collection at a time, never overlapping: a slow source makes the next one later, not parallel. A failed collection
-leaves the last good snapshot in place; its age, and with it that of every reading, keeps growing.
+leaves the last good snapshot in place; its age, and with it that of every reading, keeps growing. A few snapshots
+before it are kept without their histograms, for readers that come by less often than is collected.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry.source import MetricsSource, Snapshot
 
 _LOGGER = logging.getLogger(__name__)
+
+_EARLIER = 6
+"""Snapshots kept beside the last one: as many as are collected between two passes of the fleet loop, and some."""
 
 
 class Collector:
@@ -39,6 +45,7 @@ class Collector:
         self._collecting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._latest: Snapshot | None = None
+        self._earlier: deque[Snapshot] = deque(maxlen=_EARLIER)
         self._last_error: str | None = None
         self._last_duration_seconds: float | None = None
         self._attempts = 0
@@ -46,6 +53,14 @@ class Collector:
     def latest(self) -> Snapshot | None:
         """The last good snapshot, however old; None before the first."""
         return self._latest
+
+    def since(self, time_seconds: float) -> tuple[Snapshot, ...]:
+        """Good snapshots taken after `time_seconds`, in their order; all but the last one without histograms."""
+        latest = self._latest
+        if latest is None or latest.time_seconds <= time_seconds:
+            return ()
+        earlier = (shown for shown in tuple(self._earlier) if time_seconds < shown.time_seconds < latest.time_seconds)
+        return (*earlier, latest)
 
     @property
     def last_error(self) -> str | None:
@@ -89,6 +104,8 @@ class Collector:
                 self._attempts += 1
             if self._last_error is not None:
                 _LOGGER.info("metrics are available again")
+            if self._latest is not None:
+                self._earlier.append(_slimmed(self._latest))
             self._latest, self._last_error = snapshot, None
             return snapshot
 
@@ -115,3 +132,12 @@ class Collector:
             # A source slower than the interval still gets a rest between two collections.
             due = max(due + self._interval_seconds, time.monotonic() + 0.2 * self._interval_seconds)
             self._stopping.wait(due - time.monotonic())
+
+
+def _slimmed(snapshot: Snapshot) -> Snapshot:
+    """Without what only the newest snapshot is asked for."""
+    pods = {
+        key: replace(reading, ttft_seconds=None, tpot_seconds=None, prompt_tokens=None, output_tokens=None)
+        for key, reading in snapshot.pods.items()
+    }
+    return replace(snapshot, pods=pods, gpus={})

@@ -16,11 +16,8 @@ from wattkeeper.domain.observation import KvCacheInfo
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.telemetry import aliases, assemble
 from wattkeeper.telemetry.aliases import Across, Kind, Metric
+from wattkeeper.telemetry.engine import Labels, Series
 from wattkeeper.telemetry.promql import SUM_BUCKET
-
-Labels = Mapping[str, str]
-Series = dict[str, list[tuple[Labels, float]]]
-"""Finite samples by sample name, each with its labels."""
 
 _MAX_REMEMBERED = 200_000
 
@@ -79,11 +76,8 @@ class EngineSample:
 def wanted_names(prefixes: Iterable[str]) -> frozenset[str]:
     """Sample names of all engine metrics under all their names."""
     prefixes = tuple(prefixes)
-    names: set[str] = set()
-    for metric in aliases.ENGINE_METRICS.values():
-        for name in aliases.full_names(metric, prefixes):
-            names |= {f"{name}_bucket", f"{name}_sum"} if metric.kind is Kind.HISTOGRAM else {name}
-    return frozenset(names)
+    metrics = (*aliases.ENGINE_METRICS.values(), *aliases.STEP_METRICS.values())
+    return frozenset(name for metric in metrics for name in aliases.sample_names(metric, prefixes))
 
 
 def engine_sample(series: Series, prefixes: Iterable[str]) -> EngineSample:

@@ -8,11 +8,11 @@ replicas saturate.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from wattkeeper.domain.arrivals import POISSON, Dispersion
+from wattkeeper.domain.arrivals import POISSON, ArrivalRecord, Dispersion
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, KvCacheInfo, MetricsState, PodReading, ServiceObservation
 from wattkeeper.domain.plan import LatencyTarget, Slo
-from wattkeeper.domain.workload import Workload
+from wattkeeper.domain.workload import LengthDistribution, Workload
 from wattkeeper.telemetry.lengths import length_distribution
 from wattkeeper.telemetry.source import Snapshot
 
@@ -31,6 +31,8 @@ def observe(
     slo: Slo,
     last_workload: Workload | None,
     dispersion: Dispersion | None = None,
+    arrivals: ArrivalRecord | None = None,
+    longest_tokens: int | None = None,
     gpus_per_pod: int | None = None,
     gpus_by_pod: Mapping[str, Sequence[GpuReading]] | None = None,
 ) -> ServiceObservation:
@@ -38,9 +40,10 @@ def observe(
 
     `snapshot_error` is why the latest collection failed (None: it did not). `last_workload` is the workload last
     observed: its lengths stand in while idle, and its rate bounds what is assumed of pods that do not report.
-    `dispersion` comes from a `DispersionEstimator`. A pod has power only where `gpus_per_pod` of its GPUs (all that it
-    shows, where that is not given) have watts; `gpus_by_pod` (the node agent's own readings) fills in for pods whose
-    GPUs the snapshot does not know.
+    `dispersion` and `arrivals` come from a `DispersionEstimator`. No prompt and no answer is longer than
+    `longest_tokens`. A pod has power only where `gpus_per_pod` of its GPUs
+    (all that it shows, where that is not given) have watts; `gpus_by_pod` (the node agent's own readings) fills in for
+    pods whose GPUs the snapshot does not know.
     """
     if snapshot is None:
         return _nothing(pods, now_seconds, snapshot_error)
@@ -77,7 +80,10 @@ def observe(
         pods_expected=len(pods),
         pods_reporting=len(reporting),
         age_seconds=max(ages[pod] for pod in reporting),
-        workload=_workload(readings, expected=len(pods), last=last_workload, dispersion=dispersion),
+        workload=_workload(
+            readings, expected=len(pods), last=last_workload, dispersion=dispersion, longest_tokens=longest_tokens
+        ),
+        arrivals=arrivals,
         running=_sum_known(fresh.values(), lambda reading: reading.running),
         waiting=_sum_known(fresh.values(), lambda reading: reading.waiting),
         kv_usage_max=max(usages, default=None),
@@ -162,12 +168,17 @@ def _names(pods: Sequence[str]) -> str:
 
 
 def _workload(
-    readings: Sequence[PodReading], *, expected: int, last: Workload | None, dispersion: Dispersion | None
+    readings: Sequence[PodReading],
+    *,
+    expected: int,
+    last: Workload | None,
+    dispersion: Dispersion | None,
+    longest_tokens: int | None,
 ) -> Workload | None:
     prompts = _merge(reading.prompt_tokens for reading in readings)
     outputs = _merge(reading.output_tokens for reading in readings)
-    prompt = (length_distribution(prompts) if prompts else None) or (last.prompt if last else None)
-    output = (length_distribution(outputs) if outputs else None) or (last.output if last else None)
+    prompt = _lengths(prompts, longest_tokens) or (last.prompt if last else None)
+    output = _lengths(outputs, longest_tokens) or (last.output if last else None)
     if prompt is None or output is None:
         return None
     rate = sum(_arrivals_per_second(reading) for reading in readings)
@@ -182,6 +193,12 @@ def _workload(
         dispersion=dispersion or (last.dispersion if last else POISSON),
         prefix_hit_ratio=_prefix_hit_ratio(readings, last),
     )
+
+
+def _lengths(histogram: Histogram | None, longest_tokens: int | None) -> LengthDistribution | None:
+    """None where the histogram says nothing: then the lengths last seen stand in."""
+    found = None if histogram is None else length_distribution(histogram, longest_tokens=longest_tokens)
+    return found if isinstance(found, LengthDistribution) else None
 
 
 def _arrivals_per_second(reading: PodReading) -> float:

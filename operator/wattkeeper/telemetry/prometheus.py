@@ -119,7 +119,7 @@ class PrometheusSource:
         gpus, gpus_by_pod, odd_gpus = assemble.gpu_readings(
             answers, max_age_seconds=self._settings.power_max_age_seconds
         )
-        pods, odd_pods = assemble.pod_readings(answers, gpus_by_pod)
+        pods, odd_pods = assemble.pod_readings(answers, gpus_by_pod, prefixes=self._settings.queries.prefixes)
         if not answers["age"]:
             names = " or ".join(
                 aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], self._settings.queries.prefixes)

@@ -16,6 +16,10 @@ from wattkeeper.telemetry.aliases import Metric
 SUM_BUCKET = "sum"
 """Value of `le` under which a histogram query also returns the sum of the observations."""
 
+PART = "part"
+"""Label under which the query of counters returns the time of the scrape."""
+TIME_PART = "time"
+
 _PREFIX = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _MATCHER = re.compile(r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"(?:[^"\\]|\\.)*"')
 
@@ -78,6 +82,7 @@ def engine_queries(settings: QuerySettings) -> dict[str, str]:
     for name in (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH):
         queries[name] = _histogram(settings, name, lengths)
     queries[aliases.CACHE_INFO] = _info(settings, aliases.CACHE_INFO)
+    queries["counters"] = _counters(settings)
     return queries
 
 
@@ -111,11 +116,16 @@ def gpu_queries(settings: QuerySettings) -> dict[str, str]:
 
 
 def _engine_selectors(settings: QuerySettings, metric: Metric, suffix: str = "") -> list[str]:
-    matchers = settings.matchers
-    if settings.namespaces:
-        either = "|".join(re.escape(namespace) for namespace in settings.namespaces).replace("\\", "\\\\")
-        matchers = (*matchers, f'namespace=~"{either}"')
+    matchers = _restrictions(settings)
     return [_select(name + suffix, matchers) for name in aliases.full_names(metric, settings.prefixes)]
+
+
+def _restrictions(settings: QuerySettings) -> tuple[str, ...]:
+    """What narrows every selector."""
+    if not settings.namespaces:
+        return settings.matchers
+    either = "|".join(re.escape(namespace) for namespace in settings.namespaces).replace("\\", "\\\\")
+    return (*settings.matchers, f'namespace=~"{either}"')
 
 
 def _chain(settings: QuerySettings, name: str, function: str) -> str:
@@ -159,6 +169,21 @@ def _info(settings: QuerySettings, name: str) -> str:
     return f" or on ({_BY_POD}) ".join(
         f"max by ({inner}) ({selector})" for selector in _engine_selectors(settings, metric)
     )
+
+
+def _counters(settings: QuerySettings) -> str:
+    """Counters and gauges as they stand, with their names, and the time of the scrape; asked for in one query.
+
+    Queries of one collection are evaluated one after the other, and a scrape in between would make numbers of two
+    scrapes look like those of one.
+    """
+    metrics = (*(aliases.ENGINE_METRICS[name] for name in aliases.COUNTED), *aliases.STEP_METRICS.values())
+    names = "|".join(dict.fromkeys(name for metric in metrics for name in aliases.sample_names(metric, ("",))))
+    prefixes = "|".join(settings.prefixes)
+    splits = dict.fromkeys(label for metric in metrics for label in metric.split_labels)
+    inner = ", ".join((_BY_POD, *aliases.ENGINE_LABELS, *splits, "__name__"))
+    selector = _select("", (f'__name__=~"({prefixes})({names})"', *_restrictions(settings)))
+    return f'max by ({inner}) ({selector}) or label_replace({_age(settings)}, "{PART}", "{TIME_PART}", "", "")'
 
 
 def _select(name: str, matchers: Sequence[str]) -> str:

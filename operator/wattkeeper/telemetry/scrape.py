@@ -16,18 +16,12 @@ from typing import Literal
 import httpx
 
 from wattkeeper.domain.errors import TelemetryError
-from wattkeeper.domain.observation import GpuReading, PodReading
+from wattkeeper.domain.observation import EngineCounters, GpuReading, PodReading
 from wattkeeper.telemetry import aliases, assemble
 from wattkeeper.telemetry.assemble import Sample
 from wattkeeper.telemetry.counters import CounterHistory
-from wattkeeper.telemetry.exposition import (
-    ExpositionReader,
-    Labels,
-    Series,
-    engine_sample,
-    histogram_of,
-    wanted_names,
-)
+from wattkeeper.telemetry.engine import Labels, Series, engine_counters
+from wattkeeper.telemetry.exposition import ExpositionReader, engine_sample, histogram_of, wanted_names
 from wattkeeper.telemetry.source import PodKey, Snapshot
 
 _GPU_NAMES: Mapping[str, str] = {
@@ -93,6 +87,7 @@ class ScrapeSource:
         self._clock = clock
         self._targets: tuple[ScrapeTarget, ...] = ()
         self._histories: dict[ScrapeTarget, CounterHistory] = {}
+        self._counters: dict[ScrapeTarget, EngineCounters | None] = {}
         self._gpus: dict[ScrapeTarget, _GpuHistory] = {}
         self._engine_reader = ExpositionReader(wanted_names(self._settings.prefixes))
         self._gpu_reader = ExpositionReader(_GPU_NAMES)
@@ -107,6 +102,7 @@ class ScrapeSource:
         """Scrape all targets once. Raises TelemetryError where there are engines and not one answers."""
         targets = self._targets
         self._histories = {target: history for target, history in self._histories.items() if target in set(targets)}
+        self._counters = {target: known for target, known in self._counters.items() if target in set(targets)}
         self._gpus = {target: history for target, history in self._gpus.items() if target in set(targets)}
         failures: dict[ScrapeTarget, str] = {}
         for target, page in self._pages(targets, now_seconds).items():
@@ -133,7 +129,13 @@ class ScrapeSource:
             age = max(0.0, now_seconds - history.time_seconds)
             if age <= self._settings.forget_after_seconds:
                 key = (target.namespace, target.pod)
-                pods[key] = _pod_reading(history, key=key, age_seconds=age, gpus=gpus_by_pod.get(key, ()))
+                pods[key] = _pod_reading(
+                    history,
+                    key=key,
+                    age_seconds=age,
+                    gpus=gpus_by_pod.get(key, ()),
+                    engine=self._counters.get(target),
+                )
         return Snapshot(time_seconds=now_seconds, pods=pods, errors=(*errors, *odd), gpus=gpus)
 
     def close(self) -> None:
@@ -187,7 +189,8 @@ class ScrapeSource:
             series = self._gpu_reader.read(page.text)
             self._gpus.setdefault(target, _GpuHistory(settings.rate_window_seconds)).add(series, page.time_seconds)
             return
-        sample = engine_sample(self._engine_reader.read(page.text), settings.prefixes)
+        read = self._engine_reader.read(page.text)
+        sample = engine_sample(read, settings.prefixes)
         if aliases.RUNNING not in sample.gauges:
             names = " or ".join(aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], settings.prefixes))
             raise TelemetryError(f"the page has no series {names}: is this a vLLM engine?")
@@ -196,6 +199,7 @@ class ScrapeSource:
             history = self._histories[target] = CounterHistory(
                 rate_window_seconds=settings.rate_window_seconds, length_window_seconds=settings.length_window_seconds
             )
+        self._counters[target] = engine_counters(read, settings.prefixes, time_seconds=page.time_seconds)
         history.add(sample, page.time_seconds)
 
     def _gpu_answers(self, now_seconds: float) -> dict[str, list[Sample]]:
@@ -242,11 +246,11 @@ class _Page:
 
 
 class _GpuHistory:
-    """Gauges of one GPU exporter; watts are averaged over the window, to match the token rates."""
+    """Gauges of one GPU exporter; watts and clocks are averaged over the window, to match the token rates."""
 
     def __init__(self, window_seconds: float) -> None:
         self._window_seconds = window_seconds
-        self._watts: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
+        self._values: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
         self._latest: list[tuple[str, Labels, float]] = []
         self.time_seconds = 0.0
 
@@ -259,32 +263,37 @@ class _GpuHistory:
         ]
         seen: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
         for canonical, labels, value in self._latest:
-            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+            if canonical == aliases.GPU_LIMIT:
                 continue
             key = (canonical, frozenset(labels.items()))
             if key in seen:
                 continue  # an older name of the same quantity
-            values = seen[key] = self._watts.get(key, deque())
+            values = seen[key] = self._values.get(key, deque())
             values.append((time_seconds, value))
             while values[0][0] < time_seconds - self._window_seconds:
                 values.popleft()
-        self._watts = seen
+        self._values = seen
 
     def answers(self, now_seconds: float) -> dict[str, list[Sample]]:
         found: dict[str, list[Sample]] = {}
-        for (canonical, identity), values in self._watts.items():
+        for (canonical, identity), values in self._values.items():
             mean = sum(value for _, value in values) / len(values)
             found.setdefault(canonical, []).append(Sample(dict(identity), now_seconds, mean))
             if canonical == aliases.GPU_POWER:
                 found.setdefault("gpu_age", []).append(Sample(dict(identity), now_seconds, self.time_seconds))
         for canonical, labels, value in self._latest:
-            if canonical in (aliases.GPU_CLOCK, aliases.GPU_LIMIT):
+            if canonical == aliases.GPU_LIMIT:
                 found.setdefault(canonical, []).append(Sample(labels, now_seconds, value))
         return found
 
 
 def _pod_reading(
-    history: CounterHistory, *, key: PodKey, age_seconds: float, gpus: tuple[GpuReading, ...]
+    history: CounterHistory,
+    *,
+    key: PodKey,
+    age_seconds: float,
+    gpus: tuple[GpuReading, ...],
+    engine: EngineCounters | None,
 ) -> PodReading:
     """The reading of one engine; rates are None until it was scraped twice."""
     sample = history.latest
@@ -313,6 +322,7 @@ def _pod_reading(
         output_tokens=histogram_of(aliases.OUTPUT_LENGTH, lengths),
         kv_cache=sample.kv_cache if sample is not None else None,
         gpus=gpus,
+        engine=engine,
     )
 
 

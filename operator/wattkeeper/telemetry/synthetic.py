@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from wattkeeper.domain.histogram import Histogram
-from wattkeeper.domain.observation import GpuReading, KvCacheInfo, PodReading
+from wattkeeper.domain.observation import EngineCounters, GpuReading, KvCacheInfo, PodReading
 from wattkeeper.telemetry.source import PodKey, Snapshot
 
 _DAY_SECONDS = 86_400.0
@@ -20,6 +20,8 @@ _SECONDS_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0
 _TOKEN_BOUNDS = (*(step * 10.0**decade for decade in range(5) for step in (1, 2, 5)), math.inf)
 _FULL_RATE_PER_POD = 4.0
 """Requests per second at which a pod of this fleet is busy all the time."""
+_STEP_SECONDS = 0.012
+"""Of an engine with nothing to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +92,11 @@ class SyntheticSource:
         rate = peak * (0.55 + 0.45 * math.cos(pace * now_seconds - service.phase))
         finished = peak * (0.55 * now_seconds + 0.45 / pace * math.sin(pace * now_seconds - service.phase))
         busy = min(0.98, rate / _FULL_RATE_PER_POD)
-        tpot = 0.012 / (1.0 - 0.8 * busy)
+        tpot = _STEP_SECONDS / (1.0 - 0.8 * busy)
         ttft = 0.04 + 0.0001 * service.prompt_mean_tokens / (1.0 - busy)
         running = rate * (ttft + tpot * service.output_mean_tokens)
+        requests = finished + peak * self._day_seconds
+        answered = requests * service.output_mean_tokens
         tokens = running * (service.prompt_mean_tokens + 0.5 * service.output_mean_tokens)
         shared = {
             "age_seconds": 2.0,
@@ -100,7 +104,7 @@ class SyntheticSource:
             "waiting": 0.0 if busy < 0.9 else round(rate, 3),
             "kv_usage": min(1.0, tokens / 400_000.0),
             "finished_per_second": rate,
-            "finished_requests": finished + peak * self._day_seconds,
+            "finished_requests": requests,
             "in_system_growth_per_second": 0.0,
             "prompt_tokens_per_second": rate * service.prompt_mean_tokens,
             "generation_tokens_per_second": rate * service.output_mean_tokens,
@@ -112,6 +116,22 @@ class SyntheticSource:
             "prompt_tokens": _weighted(self._prompts[service.name], rate),
             "output_tokens": _weighted(self._outputs[service.name], rate),
             "kv_cache": KvCacheInfo(num_gpu_blocks=25_000, block_size=16, size_tokens=400_000, cache_dtype="auto"),
+            "engine": EngineCounters(
+                time_seconds=now_seconds - 2.0,
+                running=round(running, 3),
+                waiting=0.0 if busy < 0.9 else round(rate, 3),
+                kv_usage=min(1.0, tokens / 400_000.0),
+                finished_requests=requests,
+                prompt_tokens=requests * service.prompt_mean_tokens,
+                cached_prompt_tokens=0.3 * requests * service.prompt_mean_tokens,
+                generation_tokens=answered,
+                preemptions=0.0,
+                inter_token_seconds_sum=answered * _STEP_SECONDS / (1.0 - 0.2 * 0.55 * peak),
+                inter_token_count=answered,
+                iteration_tokens_sum=answered + requests * service.prompt_mean_tokens,
+                # Steps per second are (1 - 0.8 busy) / step time, and busy is rate / 4.
+                iteration_count=(now_seconds - 0.8 / _FULL_RATE_PER_POD * finished) / _STEP_SECONDS,
+            ),
         }
         return [
             PodReading(

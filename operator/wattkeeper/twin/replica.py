@@ -244,7 +244,10 @@ class Replica:
         self._kv_tokens = kv + n
         counters = self.counters
         counters.generation_tokens += n
-        counters.iteration_tokens.observe(n + tokens)
+        if n or completed:
+            # As vLLM counts: whole prompts, cached tokens included, when their prefill is done; else nothing of them.
+            prompts = sum(request.prompt for request in completed if request.first_token < 0)
+            counters.iteration_tokens.observe(n + len(completed) + prompts)
         if n:
             counters.inter_token_seconds.observe(seconds, n)
             self._complete_decodes()

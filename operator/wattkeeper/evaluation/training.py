@@ -1,0 +1,195 @@
+"""Training of the latency correction: closed forms of simulated runs beside what the runs showed.
+
+Each run gives rows at several percentiles, once with the dispersion of its path at all windows and once as a scrape of
+some seconds would show it. Whole runs are held out, never single rows.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from wattkeeper.domain.arrivals import POISSON, Dispersion
+from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.evaluation.runs import PERCENTILES, Run
+from wattkeeper.physics.profile import ServingProfile
+from wattkeeper.physics.profiles import serving_profile
+from wattkeeper.queueing import correction, features
+from wattkeeper.queueing.analysis import Asked, analyse
+from wattkeeper.queueing.correction import Part, Payload
+from wattkeeper.queueing.features import Tables
+from wattkeeper.queueing.types import Candidates, SlaQuery
+from wattkeeper.replica.types import BoolArray, IntArray
+
+SCRAPE_SECONDS = (1.0, 3.0, 10.0)
+"""Shortest windows of a dispersion as telemetry sees it; one of them per run."""
+SLOPE = 0.7
+"""Power of the closed form that the trees correct; below one, so that monotone trees can also take from it."""
+_FOLDS = 2
+_TREES = {
+    "objective": "huber",
+    "alpha": 0.1,
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 40,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+}
+_ROUNDS = 500
+_SPREAD_TREES = {**_TREES, "objective": "regression", "num_leaves": 12, "min_data_in_leaf": 200}
+_SPREAD_ROUNDS = 80
+_COVERED = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Training rows; arrays with one entry per row."""
+
+    tables: Tables
+    ttft_seconds: FloatArray
+    """Simulated."""
+    tpot_seconds: FloatArray
+    run: IntArray
+    """Index of the run that a row comes from."""
+
+    def take(self, at: BoolArray) -> "Rows":
+        """Some rows."""
+        table = self.tables
+        return Rows(
+            tables=Tables(**{name: getattr(table, name)[at] for name in vars(table)}),
+            ttft_seconds=self.ttft_seconds[at],
+            tpot_seconds=self.tpot_seconds[at],
+            run=self.run[at],
+        )
+
+
+def query(run: Run, percentile: float, *, dispersion: Dispersion | None = None) -> SlaQuery:
+    """The question that a run answers, with the iteration coefficients and the clock of its point."""
+    point = run.point
+    profile = replace(_any_profile(), iteration=point.iteration)
+    workload = run.workload if dispersion is None else replace(run.workload, dispersion=dispersion)
+    values = {
+        "replicas": 1.0,
+        "power_cap_watts": np.nan,
+        "clock_ratio": point.clock_ratio,
+        "max_num_seqs": float(point.max_num_seqs),
+        "max_num_batched_tokens": float(point.max_num_batched_tokens),
+        "kv_capacity_tokens": float(run.kv_tokens),
+    }
+    return SlaQuery(
+        profile=profile,
+        workload=workload,
+        candidates=Candidates(**{name: np.array([value]) for name, value in values.items()}),
+        ttft_percentile=percentile,
+        tpot_percentile=percentile,
+    )
+
+
+@functools.cache
+def _any_profile() -> ServingProfile:
+    """Gives the clock range; its coefficients are always replaced."""
+    return serving_profile(
+        model="meta-llama/Llama-3.1-8B-Instruct", accelerator="h100", gpus_per_replica=1, engine=EngineSettings()
+    )
+
+
+def scraped(dispersion: Dispersion, *, finest_seconds: float) -> Dispersion | None:
+    """The dispersion without its windows below the scrape interval; None where none is left."""
+    pairs = [
+        (window, index)
+        for window, index in zip(dispersion.windows_seconds, dispersion.index, strict=True)
+        if window >= finest_seconds
+    ]
+    if not pairs:
+        return None
+    return Dispersion(windows_seconds=tuple(w for w, _ in pairs), index=tuple(i for _, i in pairs))
+
+
+def rows(runs: Iterable[Run], *, seed: int = 0) -> Rows:
+    """Training rows of runs; candidates that the closed form calls overloaded have none."""
+    tables: list[Tables] = []
+    ttft: list[float] = []
+    tpot: list[float] = []
+    index: list[int] = []
+    for number, run in enumerate(runs):
+        rng = np.random.default_rng((seed, number))
+        views = [run.workload.dispersion, scraped(run.workload.dispersion, finest_seconds=rng.choice(SCRAPE_SECONDS))]
+        if run.point.arrivals.kind == "poisson":
+            views.append(POISSON)  # what is assumed where nothing was measured yet
+        for dispersion in filter(None, views):
+            for place, percentile in enumerate(PERCENTILES):
+                asked = query(run, percentile, dispersion=dispersion)
+                found = analyse(
+                    asked.profile, Asked.of([asked]), ttft_percentile=percentile, tpot_percentile=percentile
+                )
+                if found.tables is None:
+                    continue
+                tables.append(found.tables)
+                ttft.append(run.ttft_seconds[place])
+                tpot.append(run.tpot_seconds[place])
+                index.append(number)
+    return Rows(
+        tables=Tables.joined(tables),
+        ttft_seconds=np.array(ttft),
+        tpot_seconds=np.array(tpot),
+        run=np.array(index, dtype=np.int64),
+    )
+
+
+def fit(
+    training: Rows, *, card: dict[str, Any], seed: int = 0, report: Callable[[str], None] = lambda _: None
+) -> Payload:
+    """Trees for both latencies, with upper bounds that hold for nine runs in ten that the trees have not seen."""
+    table = training.tables
+    parts = {}
+    for name, columns, x, lone, seconds in (
+        ("ttft", features.TTFT, table.ttft, table.lone_ttft_seconds, training.ttft_seconds),
+        ("tpot", features.TPOT, table.tpot, table.lone_tpot_seconds, training.tpot_seconds),
+    ):
+        parts[name] = _part(columns, x, np.log(seconds / lone), training.run, seed=seed)
+        report(f"{name}: upper bound at {parts[name].upper:.2f} spreads")
+    return Payload(ttft=parts["ttft"], tpot=parts["tpot"], card=card)
+
+
+def _part(columns: dict[str, int], x: FloatArray, log_ratio: FloatArray, run: IntArray, *, seed: int) -> Part:
+    signs = list(columns.values())
+    wanted = log_ratio - SLOPE * x[:, 0]
+    residual = np.empty(len(x))
+    fold = np.random.default_rng(seed).permutation(int(run.max()) + 1)[run] % _FOLDS
+    for held in range(_FOLDS):
+        out = fold == held
+        trees = _train(_TREES, signs, x[~out], wanted[~out], _ROUNDS, seed)
+        residual[out] = wanted[out] - correction.predict_trees(trees, x[out])
+    spread = _train(_SPREAD_TREES, signs, x, np.abs(residual), _SPREAD_ROUNDS, seed)
+    size = np.maximum(correction.predict_trees(spread, x), correction.LEAST_SPREAD)
+    trees = _train(_TREES, signs, x, wanted, _ROUNDS, seed)
+    return Part(
+        columns=tuple(columns),
+        low=tuple(map(float, np.quantile(x, 0.002, axis=0))),
+        high=tuple(map(float, np.quantile(x, 0.998, axis=0))),
+        slope=SLOPE,
+        upper=max(0.0, float(np.quantile(residual / size, _COVERED))),
+        trees=trees.model_to_string(),
+        spread=spread.model_to_string(),
+    )
+
+
+def _train(
+    settings: dict[str, Any], signs: Sequence[int], x: FloatArray, y: FloatArray, rounds: int, seed: int
+) -> lgb.Booster:
+    fixed = {
+        "monotone_constraints": list(signs),
+        "monotone_constraints_method": "intermediate",
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "seed": seed,
+        "verbosity": -1,
+    }
+    return lgb.train({**settings, **fixed}, lgb.Dataset(x, y), rounds)
