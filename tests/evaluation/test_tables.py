@@ -33,7 +33,7 @@ def test_perfect_methods_have_neither_errors_nor_false_verdicts(perfect):
 def test_every_method_and_view_has_its_place(small_evaluation):
     ttft, _ = tables.by_method(small_evaluation)
     names = [row[0] for row in ttft.rows]
-    assert {sla.MODEL, sla.FRESH, sla.COUNTED, *sla.BASELINES} <= set(names)
+    assert {sla.MODEL, sla.FRESH, sla.STAGE, sla.STAGE_UPPER, *sla.BASELINES} <= set(names)
     assert set(small_evaluation.views) <= set(tables.by_view(small_evaluation).columns)
     assert all(len(row) == len(table.columns) for table in tables.tables(small_evaluation) for row in table.rows)
 

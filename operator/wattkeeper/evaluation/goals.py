@@ -77,16 +77,16 @@ def _capacity(evaluation: Evaluation) -> list[Goal]:
 
 
 def _verdicts(evaluation: Evaluation) -> list[Goal]:
-    method = sla.DECIDES_FRESH if sla.DECIDES_FRESH in evaluation.methods else sla.DECIDES
+    method = sla.DECIDES_STAGE if sla.DECIDES_STAGE in evaluation.methods else sla.DECIDES
     part = tables.planned(evaluation)
     found, real = (
-        evaluation.latencies(sla.PATH, method, tables.P95).where(part),
-        evaluation.truth(sla.PATH, tables.P95).where(part),
+        evaluation.latencies(sla.HALF_SCRAPED, method, tables.P95).where(part),
+        evaluation.truth(sla.HALF_SCRAPED, tables.P95).where(part),
     )
     made = score.verdicts(found, real, margin=0.0)
     return [
         Goal(
-            what=f"{name}: {method}, no margin",
+            what=f"{name}: {method}, no margin, arrivals known from {sla.HALF_SCRAPED}",
             asked=f"<= {asked:g}",
             found=f"{share.percent:.2g}",
             interval=f"{share.interval[0]:.2g} to {share.interval[1]:.2g}",

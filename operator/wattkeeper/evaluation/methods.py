@@ -98,7 +98,7 @@ def _query(run: Run, percentile: float) -> SlaQuery:
         return np.array([float(value)])
 
     return SlaQuery(
-        profile=_profile(run),
+        profile=profile_of(run),
         workload=run.workload,
         candidates=Candidates(
             replicas=one(1),
@@ -113,7 +113,7 @@ def _query(run: Run, percentile: float) -> SlaQuery:
     )
 
 
-def _profile(run: Run) -> ServingProfile:
+def profile_of(run: Run) -> ServingProfile:
     """The point's coefficients on a card that is never slowed by its power limit, since the stepper knows no power."""
     base = designed.ENGINES[0].profile
     return replace(

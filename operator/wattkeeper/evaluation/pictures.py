@@ -101,7 +101,7 @@ def _error_by_load(axes: Any, evaluation: Evaluation) -> None:
 def _false_verdicts(axes: Any, evaluation: Evaluation) -> None:
     part = tables.planned(evaluation)
     real = evaluation.truth(sla.PATH, tables.P95).where(part)
-    wanted = dict.fromkeys((sla.MODEL, sla.DECIDES, sla.DECIDES_FRESH, sla.DECIDES_COUNTED))
+    wanted = dict.fromkeys((sla.MODEL, sla.DECIDES, sla.DECIDES_FRESH, sla.DECIDES_STAGE))
     asked = [method for method in wanted if method in evaluation.methods] + ["WVA x fitted factor"]
     for method, colour in zip(asked, (*_LINES, "#8a8f98"), strict=False):
         found = evaluation.latencies(sla.PATH, method, tables.P95).where(part)

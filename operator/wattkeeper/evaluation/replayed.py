@@ -1,8 +1,7 @@
-"""Replay as a method: a few thousand requests of the recent past through the exact stepper.
+"""The best that a replay can do: a few thousand more requests of the very process of a point through the stepper.
 
-Two ways to know the arrivals. *Fresh*: more requests of the very process of the point (of a recording: its own recent
-past), the best case. *Counted*: what an operator has, counts per scrape of the preceding half of the path, requests
-spread evenly within each bin. Lengths are drawn from the length distributions, prompts and answers independently.
+Of a recording, what came just before the half that is predicted. Prompts and answers are drawn
+independently from their distributions. What the operator can do with counts is `evaluation.operator_replay`.
 """
 
 import functools
@@ -14,7 +13,7 @@ import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation.grid import Grid
-from wattkeeper.evaluation.methods import SCRAPE_SECONDS, Latencies, Method, first_half_seconds
+from wattkeeper.evaluation.methods import Latencies, Method, first_half_seconds
 from wattkeeper.evaluation.runs import PERCENTILES, Run
 from wattkeeper.replica import arrivals, stepper
 from wattkeeper.replica.types import ReplicaConfig
@@ -32,13 +31,12 @@ def replays(
     runs: Sequence[Run],
     grid: Grid,
     *,
-    counted: bool,
     requests: int = REQUESTS,
     processes: int = 1,
     done: Callable[[int], None],
 ) -> Method:
     """Replay all runs once; the result answers for any of them, by the name of its point."""
-    one = functools.partial(_replay, counted=counted, requests=requests)
+    one = functools.partial(_replay, requests=requests)
     tasks = [(run, first_half_seconds(run, grid)) for run in runs]
     found: dict[str, Percentiles] = {}
 
@@ -72,19 +70,10 @@ def worse(first: Method, second: Method) -> Method:
     return both
 
 
-def respread(times_seconds: FloatArray, *, requests: int, bin_seconds: float, seed: int) -> FloatArray:
-    """The last `requests` arrivals known only by their counts per bin: evenly at random within each, from zero on."""
-    bins = np.floor(times_seconds[-requests:] / bin_seconds)
-    spread = np.sort((bins + np.random.default_rng((seed, 79)).random(len(bins))) * bin_seconds)
-    return np.asarray(spread - bins[0] * bin_seconds)
-
-
-def _replay(task: tuple[Run, FloatArray], *, counted: bool, requests: int) -> Percentiles:
+def _replay(task: tuple[Run, FloatArray], *, requests: int) -> Percentiles:
     run, past = task
     point = run.point
-    if counted:
-        times = respread(past, requests=requests, bin_seconds=SCRAPE_SECONDS, seed=point.seed)
-    elif point.arrivals.kind == "recorded":
+    if point.arrivals.kind == "recorded":
         times = past[-requests:] - past[-requests:][0]
     else:
         rate = point.load * run.saturation_rps

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wattkeeper.evaluation import baselines, cache, grid, methods, replayed, score, traffic
+from wattkeeper.evaluation import baselines, cache, grid, methods, operator_replay, replayed, score, traffic
 from wattkeeper.evaluation.grid import Grid
 from wattkeeper.evaluation.methods import Latencies, Method
 from wattkeeper.evaluation.runs import Run
@@ -14,9 +14,10 @@ UPPER = "latency model, upper"
 DECIDES = UPPER if methods.HAS_UPPER else MODEL
 """What a candidate is accepted by without a replay."""
 FRESH = "replay, fresh arrivals"
-COUNTED = "replay, counted arrivals"
+STAGE, STAGE_UPPER = "replay stage", "replay stage, upper"
+"""`queueing.replay` as the operator runs it, told of counts per scrape in the preceding half of the path."""
 DECIDES_FRESH = f"{DECIDES} and {FRESH}"
-DECIDES_COUNTED = f"{DECIDES} and {COUNTED}"
+DECIDES_STAGE = f"{DECIDES} and {STAGE_UPPER}"
 BASELINES: dict[str, Method] = {
     "M/M/1 mean": baselines.mm1_mean,
     "M/M/1 percentile": baselines.mm1,
@@ -112,13 +113,16 @@ def of(runs: list[Run], points: Grid, settings: Settings, *, progress: Progress)
     asked: dict[str, Method] = {MODEL: methods.model}
     if methods.HAS_UPPER:
         asked[UPPER] = methods.model_upper
-    if settings.replay:
-        for name, both, counted in ((FRESH, DECIDES_FRESH, False), (COUNTED, DECIDES_COUNTED, True)):
-            asked[name] = replayed.replays(
-                runs, points, counted=counted, processes=settings.processes, done=progress(name, len(runs))
-            )
-            asked[both] = replayed.worse(asked[DECIDES], asked[name])
     half = methods.first_half(runs, points)
+    half_scraped = methods.scraped(half)
+    if settings.replay:
+        how = {"processes": settings.processes}
+        asked[FRESH] = replayed.replays(runs, points, done=progress(FRESH, len(runs)), **how)
+        asked[STAGE], asked[STAGE_UPPER] = operator_replay.replays(
+            half_scraped, points, percentile=methods.HALVES_PERCENTILE, done=progress(STAGE, len(runs)), **how
+        )
+        asked[DECIDES_FRESH] = replayed.worse(asked[DECIDES], asked[FRESH])
+        asked[DECIDES_STAGE] = replayed.worse(asked[DECIDES], asked[STAGE_UPPER])
     return Evaluation(
         settings=settings,
         grid=points,
@@ -126,7 +130,7 @@ def of(runs: list[Run], points: Grid, settings: Settings, *, progress: Progress)
             PATH: runs,
             SCRAPED: methods.scraped(runs),
             HALF: half,
-            HALF_SCRAPED: methods.scraped(half),
+            HALF_SCRAPED: half_scraped,
         },
         methods=asked | BASELINES,
     )

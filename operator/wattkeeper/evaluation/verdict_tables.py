@@ -40,7 +40,7 @@ def of_classes(evaluation: Evaluation) -> Table:
     part = tables.planned(evaluation)
     rows: list[tuple[Cell, ...]] = [
         (f"{method}: {name}", *_row(evaluation, sla.PATH, method, part & where))
-        for method in dict.fromkeys((sla.MODEL, sla.DECIDES, sla.DECIDES_FRESH, sla.DECIDES_COUNTED))
+        for method in dict.fromkeys((sla.MODEL, sla.DECIDES, sla.DECIDES_FRESH, sla.DECIDES_STAGE))
         if method in evaluation.methods
         for name, where in tables.classes(evaluation)
         if where.any()
