@@ -104,6 +104,27 @@ def replays(
         Console().print(benchmark.table(costs))
 
 
+@_commands.command()
+@explained
+def sla(
+    rounds: Annotated[int, typer.Option(min=1, help="Each figure is the best of so many rounds.")] = 5,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what the SLA check costs per candidate and per pass over a fleet, and how fast the exact stepper is."""
+    from wattkeeper.bench import sla as benchmark
+
+    costs, speeds = benchmark.measure(rounds=rounds), benchmark.stepper_speed()
+    if output is Output.JSON:
+        found = {
+            "check": [dataclasses.asdict(cost) for cost in costs],
+            "stepper": [dataclasses.asdict(speed) for speed in speeds],
+        }
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(benchmark.table(costs))
+        Console().print(benchmark.speed_table(speeds))
+
+
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
     app.add_typer(_commands, name="bench")
