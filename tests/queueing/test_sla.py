@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -171,6 +172,79 @@ def test_reasons_for_instability():
     found = check(cases.H100_8B, workload, cases.candidates(replicas=[1, 1, 10], kv_capacity=[2e6, 5_000, 2e6]))
     assert list(found.binding) == [Binding.STABILITY, Binding.KV_CACHE, Binding.NONE]
     assert list(found.stable) == [False, False, True]
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0])
+def test_a_rate_that_is_no_rate_is_named(rate):
+    prompt, output = cases.LENGTHS["conversation"]
+    found = check(
+        cases.H100_8B,
+        Workload(requests_per_second=rate, prompt=prompt, output=output),
+        cases.candidates(replicas=[1, 3]),
+    )
+    assert list(found.binding) == [Binding.RATE_UNKNOWN] * 2
+    assert no_nan(found)
+    assert not found.stable.any()
+
+
+def test_limits_with_which_vllm_does_not_start_are_named():
+    found = check(
+        cases.H100_8B,
+        cases.workload("fixed", 1.0),
+        cases.candidates(max_num_seqs=[256, 0, np.nan, 64], budget=[128, 2048, 2048, 2048]),
+    )
+    assert list(found.binding) == [*[Binding.LIMITS_CONTRADICT] * 3, Binding.NONE]
+    assert no_nan(found)
+
+
+def test_memory_below_one_prompt_is_named():
+    found = check(cases.H100_8B, cases.workload("fixed", 0.01), cases.candidates(kv_capacity=[400, np.nan, 4000]))
+    assert list(found.binding) == [Binding.KV_CACHE, Binding.KV_CACHE, Binding.NONE]
+    assert no_nan(found)
+
+
+def no_nan(found):
+    return not any(np.isnan(values.astype(float)).any() for name, values in vars(found).items() if name != "binding")
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 0.85), PERCENTILES, st.floats(1.0, 20.0))
+@settings(max_examples=40, deadline=None)
+def test_units_of_time_do_not_matter(profile, kind, load, percentile, dispersion):
+    """Everything twice as slow and half as often: the same verdicts, and latencies twice as long."""
+    workload = cases.workload(kind, rate_at(profile, kind, load), dispersion=dispersion)
+    iteration = profile.iteration
+    names = [item.name for item in fields(iteration) if "seconds" in item.name and item.name != "dn_seconds_per_decode"]
+    times = {name: 2 * getattr(iteration, name) for name in names}
+    times["dn_seconds_per_decode"] = 2 * iteration.decode_seconds_per_sequence
+    joules = {
+        item.name: 2 * getattr(profile.energy, item.name) for item in fields(profile.energy) if "joules" in item.name
+    }
+    slower = replace(profile, iteration=replace(iteration, **times), energy=replace(profile.energy, **joules))
+    stretched = replace(
+        workload.at_rate(workload.requests_per_second / 2), dispersion=workload.dispersion.stretched(2.0)
+    )
+    candidates = cases.candidates(replicas=[1, 2, 4])
+    one, other = check(profile, workload, candidates, percentile), check(slower, stretched, candidates, percentile)
+    assert list(one.binding) == list(other.binding)
+    assert other.utilisation == pytest.approx(one.utilisation, rel=1e-9)
+    for name in ("ttft_seconds", "tpot_seconds", "ttft_upper_seconds", "tpot_upper_seconds"):
+        assert getattr(other, name) == pytest.approx(2 * getattr(one, name), rel=0.02), name
+
+
+@given(PROFILES, KINDS, st.floats(0.05, 0.85), PERCENTILES, st.floats(1.0, 20.0))
+@settings(max_examples=40, deadline=None)
+def test_more_kv_memory_never_hurts(profile, kind, load, percentile, dispersion):
+    found = check(
+        profile,
+        cases.workload(kind, rate_at(profile, kind, load), dispersion=dispersion),
+        cases.candidates(kv_capacity=np.geomspace(2e4, 2e6, 12)),
+        percentile,
+    )
+    assert np.all(np.diff(found.stable.astype(int)) >= 0)
+    assert np.all(np.diff(found.capacity_rps) >= -1e-9 * found.capacity_rps[-1])
+    for name in ("ttft_seconds", "tpot_seconds", "ttft_upper_seconds", "tpot_upper_seconds"):
+        values = getattr(found, name)
+        assert not_better(values[:-1], values[1:]), name
 
 
 def test_no_traffic_is_served_at_the_unloaded_latency():

@@ -121,6 +121,10 @@ class Binding(enum.Enum):
     ROLLOUT_COST = "RolloutCost"
     HYSTERESIS = "Hysteresis"
     EVIDENCE = "Evidence"
+    RATE_UNKNOWN = "RateUnknown"
+    """The rate is no number, or negative."""
+    LIMITS_CONTRADICT = "LimitsContradict"
+    """Engine arguments with which vLLM does not start: a token budget below the request limit, or a limit below one."""
     REPLAY = "Replay"
     """No replay shows yet that the next cheaper target meets the SLO, or one shows that it does not."""
 

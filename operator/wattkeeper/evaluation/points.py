@@ -15,7 +15,7 @@ from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.replica import arrivals
 from wattkeeper.replica.types import IntArray
 
-SYNTHETIC_KINDS = ("poisson", "batches", "gamma", "on-off", "clusters", "wandering", "surges")
+SYNTHETIC_KINDS = ("poisson", "batches", "gamma", "on-off", "clusters", "wandering", "surges", "mixed")
 """Arrival processes of the training set."""
 
 
@@ -44,10 +44,20 @@ class Arrivals:
                 return arrivals.wandering(**asked, **self.parameters)  # type: ignore[arg-type]
             case "surges":
                 return arrivals.surges(**asked, **self.parameters)  # type: ignore[arg-type]
+            case "mixed":
+                halves = {"rate": rate / 2.0, "count": count}
+                near = arrivals.clusters(**halves, seed=seed, **_part(self.parameters, "clusters"))  # type: ignore[arg-type]
+                far = arrivals.wandering(**halves, seed=seed + 1, **_part(self.parameters, "wandering"))  # type: ignore[arg-type]
+                return np.asarray(np.sort(np.concatenate([near, far]))[:count])
             case "recorded" if recorded is not None:
                 start = int(np.random.default_rng(seed).integers(len(recorded)))
                 return arrivals.replay(recorded, count=count, rate=rate, start=start)
         raise ValueError(f"no arrival process {self.kind!r} (or nothing recorded to repeat)")
+
+
+def _part(parameters: dict[str, float], name: str) -> dict[str, float]:
+    """Parameters of one of several processes, named "process.parameter"."""
+    return {key.removeprefix(f"{name}."): value for key, value in parameters.items() if key.startswith(f"{name}.")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +139,7 @@ def _iteration(rng: np.random.Generator) -> IterationCoefficients:
 
 
 def _lengths(rng: np.random.Generator) -> Lengths:
-    prompts = _tokens(rng, low=30.0, high=6000.0, most=60_000)
+    prompts = _tokens(rng, low=30.0, high=20_000.0, most=130_000)
     outputs = _tokens(rng, low=4.0, high=900.0, most=6_000)
     # Longer prompts have somewhat longer or shorter answers: ranks are tied by a random correlation.
     tie = float(np.clip(rng.normal(0.0, 0.3), -0.7, 0.7))
@@ -144,7 +154,7 @@ def _lengths(rng: np.random.Generator) -> Lengths:
 
 def _tokens(rng: np.random.Generator, *, low: float, high: float, most: int) -> IntArray:
     """Fixed, lognormal, or a mixture of two lognormals."""
-    size = 8192
+    size = 2048
     mean = math.exp(rng.uniform(math.log(low), math.log(high)))
     form = rng.random()
     if form < 0.12:
@@ -177,14 +187,20 @@ def _arrivals(rng: np.random.Generator, stay_seconds: float) -> Arrivals:
         "on-off": {
             "peak": float(rng.uniform(1.3, 6.0)),
             "floor": float(rng.uniform(0.0, 0.9)),
-            "on_seconds": scale(0.05, 30.0),
+            "on_seconds": scale(0.05, 300.0),
         },
         "clusters": {"mean_size": float(1.5 + rng.exponential(5.0)), "spread_seconds": scale(0.02, 20.0)},
-        "wandering": {"deviation": float(rng.uniform(0.1, 0.8)), "memory_seconds": scale(0.1, 100.0)},
+        "wandering": {"deviation": float(rng.uniform(0.1, 0.8)), "memory_seconds": scale(0.1, 1000.0)},
         "surges": {
-            "every_seconds": scale(2.0, 50.0),
+            "every_seconds": scale(2.0, 300.0),
             "share": float(rng.uniform(0.02, 0.4)),
             "spread_seconds": scale(0.02, 2.0),
+        },
+        "mixed": {
+            "clusters.mean_size": float(1.5 + rng.exponential(5.0)),
+            "clusters.spread_seconds": scale(0.02, 5.0),
+            "wandering.deviation": float(rng.uniform(0.2, 0.9)),
+            "wandering.memory_seconds": scale(1.0, 1000.0),
         },
     }
     return Arrivals(kind=kind, parameters=parameters[kind])

@@ -10,6 +10,8 @@ from wattkeeper.planner.types import ReplayEvidence
 _BINDING = {
     Binding.STABILITY: "the replicas could not keep up with the load",
     Binding.KV_CACHE: "the KV cache would overflow",
+    Binding.RATE_UNKNOWN: "the request rate is not known",
+    Binding.LIMITS_CONTRADICT: "vLLM does not start with a token budget below the request limit",
     Binding.TTFT: "TTFT would miss its target",
     Binding.TPOT: "TPOT would miss its target",
     Binding.PLANNED_LOAD: "the planned load would exceed its ceiling",

@@ -5,10 +5,11 @@ them. What comes out is an estimate; `queueing.correction` knows how far it is o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wattkeeper.domain.plan import Binding
 from wattkeeper.domain.workload import FloatArray, Workload
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import capacity, features, latency, occupancy, tails, traits
@@ -16,7 +17,10 @@ from wattkeeper.queueing.bursts import Bursts
 from wattkeeper.queueing.capacity import Coefficients, Limits
 from wattkeeper.queueing.features import Tables
 from wattkeeper.queueing.traits import Traits
-from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray, SlaQuery
+from wattkeeper.queueing.types import BoolArray, Candidates, IndexArray, ObjectArray, SlaQuery
+
+_LONG_PROMPT = 0.999
+"""Share of the prompts that must fit the KV memory: what lies beyond is telemetry's guess at a tail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,8 @@ class Analysis:
     capacity_rps: FloatArray
     utilisation: FloatArray
     stable: BoolArray
-    kv_bound: BoolArray
+    cause: ObjectArray
+    """`Binding`: why a candidate is not stable, NONE where it is."""
     mean: occupancy.Activity
     clock_ratio: FloatArray
     prefill_tokens_per_second: FloatArray
@@ -74,7 +79,8 @@ def analyse(profile: ServingProfile, asked: Asked, *, ttft_percentile: float, tp
 
 
 def _analyse(profile: ServingProfile, asked: Asked, ttft_percentile: float, tpot_percentile: float) -> Analysis:
-    request, candidates = asked.traits, asked.candidates
+    request, candidates = asked.traits, _numbers(asked.candidates)
+    service_rate = np.where(_rate_known(asked), asked.rate, 0.0)
     limit = capacity.limits(request, candidates)
     lowest = profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz
     lock = np.clip(candidates.clock_ratio, lowest, 1.0)
@@ -84,11 +90,13 @@ def _analyse(profile: ServingProfile, asked: Asked, ttft_percentile: float, tpot
     full_times = _held(capacity.coefficients(profile.iteration, request, full_clock), held)
     per_replica = capacity.requests_per_second(request, limit, full_times)
     replicas = np.maximum(candidates.replicas, 0.0)
-    rate = np.divide(asked.rate, replicas, out=np.zeros_like(replicas), where=replicas > 0)
+    rate = np.divide(service_rate, replicas, out=np.zeros_like(replicas), where=replicas > 0)
     served = replicas * per_replica
-    utilisation = np.where(served > 0, asked.rate / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0))
-    utilisation = np.where((asked.rate > 0) & (replicas <= 0), np.inf, utilisation)
-    stable = utilisation < 1.0
+    utilisation = np.where(served > 0, service_rate / np.maximum(served, 1e-300), np.where(rate > 0, np.inf, 0.0))
+    utilisation = np.where((service_rate > 0) & (replicas <= 0), np.inf, utilisation)
+    cause = _causes(asked, limit, utilisation)
+    stable = cause == Binding.NONE
+    utilisation = np.where(stable | (utilisation >= 1.0), utilisation, np.inf)
 
     carried = occupancy.finite_rate(rate, per_replica)
     bursts = Bursts.of([item.dispersion for item in asked.workloads], asked.of_row, replicas)
@@ -147,7 +155,7 @@ def _analyse(profile: ServingProfile, asked: Asked, ttft_percentile: float, tpot
         capacity_rps=served,
         utilisation=utilisation,
         stable=stable,
-        kv_bound=limit.kv_bound,
+        cause=cause,
         mean=mean,
         clock_ratio=mean_clock,
         prefill_tokens_per_second=carried * request.computed_mean,
@@ -158,6 +166,37 @@ def _analyse(profile: ServingProfile, asked: Asked, ttft_percentile: float, tpot
         loaded=chosen,
         tables=tables,
     )
+
+
+def _rate_known(asked: Asked) -> BoolArray:
+    return np.asarray(np.isfinite(asked.rate) & (asked.rate >= 0.0))
+
+
+def _numbers(candidates: Candidates) -> Candidates:
+    """Candidates with the least there is in place of what is no number; `_causes` says so of the original."""
+    return replace(
+        candidates,
+        replicas=np.nan_to_num(candidates.replicas, nan=0.0, posinf=0.0),
+        clock_ratio=np.nan_to_num(candidates.clock_ratio, nan=0.0),
+        max_num_seqs=np.maximum(np.nan_to_num(candidates.max_num_seqs, nan=1.0), 1.0),
+        max_num_batched_tokens=np.maximum(np.nan_to_num(candidates.max_num_batched_tokens, nan=1.0), 1.0),
+        kv_capacity_tokens=np.maximum(np.nan_to_num(candidates.kv_capacity_tokens, nan=0.0), 0.0),
+    )
+
+
+def _causes(asked: Asked, limit: Limits, utilisation: FloatArray) -> ObjectArray:
+    """Why candidates cannot serve what is asked; the gravest reason of each, NONE where there is none."""
+    candidates = asked.candidates
+    seqs, budget, memory = candidates.max_num_seqs, candidates.max_num_batched_tokens, candidates.kv_capacity_tokens
+    longest = np.array([item.prompt.quantile(_LONG_PROMPT) for item in asked.workloads])[asked.of_row]
+    found = np.full(len(candidates), Binding.NONE, dtype=object)
+    found[~(utilisation < 1.0)] = Binding.STABILITY
+    found[(found == Binding.STABILITY) & limit.kv_bound] = Binding.KV_CACHE
+    # A prompt that does not fit is never admitted, and blocks all behind it.
+    found[~(memory >= np.maximum(longest, asked.traits.context_mean))] = Binding.KV_CACHE
+    found[~((seqs >= 1.0) & (budget >= seqs))] = Binding.LIMITS_CONTRADICT
+    found[~_rate_known(asked)] = Binding.RATE_UNKNOWN
+    return found
 
 
 def _held(times: Coefficients, factor: FloatArray) -> Coefficients:

@@ -37,6 +37,8 @@ class Limits:
 
     slots: FloatArray
     """Requests that can be resident at once."""
+    seats: FloatArray
+    """The same if KV memory were ample."""
     slot_iterations: FloatArray
     """Iterations for which a request holds its slot."""
     per_iteration: FloatArray
@@ -50,6 +52,7 @@ class Limits:
         """The limits of the candidates that an index picks."""
         return Limits(
             slots=self.slots[at],
+            seats=self.seats[at],
             slot_iterations=self.slot_iterations[at],
             per_iteration=self.per_iteration[at],
             kv_bound=self.kv_bound[at],
@@ -95,6 +98,7 @@ def limits(traits: Traits, candidates: Candidates) -> Limits:
     slots = np.minimum(others, kv_slots)
     return Limits(
         slots=slots,
+        seats=others,
         slot_iterations=slot_iterations,
         per_iteration=np.minimum(slots / slot_iterations, by_budget),
         kv_bound=pressed > 0.0,

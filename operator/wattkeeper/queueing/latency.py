@@ -93,7 +93,7 @@ def waits(replica: Replica, met: Spread, percentile: float) -> Waits:
 def ttft_seconds(replica: Replica, nodes: Nodes, percentile: float, *, met: Spread, waiting: Waits) -> FloatArray:
     """TTFT at the percentile (0..100); shape (N,)."""
     times, load, rate = replica.times, replica.load, replica.rate
-    most = replica.limit.slots[:, None]
+    most = replica.limit.seats[:, None]
     decoders = tails.gamma_quantile(
         nodes.normal, np.maximum(met.mean, 1e-9)[:, None], np.maximum(met.variance, 1e-12)[:, None]
     )
@@ -234,7 +234,7 @@ def tpot_seconds(
     width = 3.0 / np.sqrt(relative)
     offset = 1.0 - relative / 9.0
     # However many prompts queue, an iteration computes no more of them than its token budget.
-    most = replica.limit.slots * np.maximum(traits.steps_mean, 1.0) / replica.limit.slot_iterations
+    most = replica.limit.seats * np.maximum(traits.steps_mean, 1.0) / replica.limit.slot_iterations
     crowd = np.minimum(most, met.mean + 3.0 * np.sqrt(met.variance))
     ceiling = (
         times.fixed

@@ -43,7 +43,8 @@ def occupancy(traits: Traits, limit: Limits, times: Coefficients, rate: FloatArr
     free = 1.0 - prefill_share
     decode_share = np.minimum(rate * steps * times.per_decode / free, 0.999)
     room = 1.0 - decode_share
-    most = limit.slots * steps / limit.slot_iterations
+    # Of the seats, not of what KV memory holds: more memory must not look worse for letting more requests run at once.
+    most = limit.seats * steps / limit.slot_iterations
     decoders = np.minimum((rate * steps * times.fixed / free + decode_share) / room, most)
     decoders = np.where(steps > 0.0, decoders, 0.0)
     return Occupancy(

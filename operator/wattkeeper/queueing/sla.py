@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from wattkeeper.domain.plan import Binding
 from wattkeeper.domain.workload import FloatArray, Workload
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.queueing import correction as corrections
 from wattkeeper.queueing.analysis import Analysis, Asked, analyse
 from wattkeeper.queueing.correction import Corrected, Correction
 from wattkeeper.queueing.features import Tables
-from wattkeeper.queueing.types import Candidates, ObjectArray, SlaPrediction, SlaQuery
+from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
 
 _ROWS_PER_PASS = 2048
 """More rows at once would leave the processor's caches."""
@@ -126,12 +125,5 @@ def _prediction(found: Analysis, corrected: Corrected | None) -> SlaPrediction:
         prefill_tokens_per_second=found.prefill_tokens_per_second,
         decode_tokens_per_second=found.decode_tokens_per_second,
         preemption_risk=found.preemption_risk,
-        binding=_binding(found),
+        binding=found.cause,
     )
-
-
-def _binding(found: Analysis) -> ObjectArray:
-    binding = np.full(len(found.stable), Binding.NONE, dtype=object)
-    binding[~found.stable] = Binding.STABILITY
-    binding[~found.stable & found.kv_bound] = Binding.KV_CACHE
-    return binding

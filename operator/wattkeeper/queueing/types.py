@@ -99,7 +99,8 @@ class SlaPrediction:
     preemption_risk: FloatArray
     """Probability that the running requests want more KV than there is, at a random time, 0..1."""
     binding: ObjectArray
-    """`domain.plan.Binding`: why the candidate is not stable (Stability or KvCache); None where it is stable."""
+    """`domain.plan.Binding`: why the candidate is not stable (Stability, KvCache, RateUnknown, LimitsContradict); None
+    where it is stable."""
 
     def part(self, rows: slice) -> "SlaPrediction":
         """The predictions of some candidates; views, not copies."""
