@@ -58,7 +58,7 @@ def sla(
 ) -> None:
     """Hold the latency model against the exact stepper on a grid of operating points that nothing was tuned on."""
     # Imported here: the other commands shall not wait for matplotlib and LightGBM.
-    from wattkeeper.evaluation import goals, rendering, tables, verdict_tables
+    from wattkeeper.evaluation import attainment_table, goals, rendering, tables, verdict_tables
     from wattkeeper.evaluation import pictures as drawing
     from wattkeeper.evaluation import sla as evaluation
 
@@ -85,7 +85,8 @@ def sla(
 
     with bar:
         found = evaluation.evaluate(settings, progress=progress)
-    made = [goals.goals(found), *verdict_tables.verdict_tables(found), *tables.tables(found)]
+    made = [goals.goals(found), *verdict_tables.verdict_tables(found), attainment_table.attainment_table(found)]
+    made += tables.tables(found)
     if pictures is not None:
         drawing.draw(found, pictures)
     if page is not None:

@@ -166,9 +166,12 @@ def dispersion(times_seconds: FloatArray, windows_seconds: npt.ArrayLike) -> Flo
         if number < 2:
             result.append(np.nan)
             continue
-        edges = times_seconds[0] + window * np.arange(number + 1)
-        counts = np.diff(np.searchsorted(times_seconds, edges))
-        result.append(float(counts.var(ddof=1) / counts.mean()))
+        # Windows may outnumber arrivals by far, so only those with any are counted one by one.
+        place = np.floor((times_seconds - times_seconds[0]) / window)
+        _, counts = np.unique(place[place < number], return_counts=True)
+        mean = float(counts.sum()) / number
+        variance = (float(np.square(counts).sum()) - number * mean * mean) / (number - 1)
+        result.append(variance / mean)
     return np.array(result)
 
 
