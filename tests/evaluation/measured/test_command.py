@@ -6,7 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 from wattkeeper.cli.evaluate_measured import measured
-from wattkeeper.energy import data
+from wattkeeper.domain import data_files as data
 from wattkeeper.evaluation import measured as evaluation
 from wattkeeper.evaluation.measured_result import Evaluation
 
