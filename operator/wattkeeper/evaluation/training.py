@@ -202,6 +202,8 @@ def scores(training: Rows, *, seed: int = 0) -> list[Score]:
 
 def _spread(log_residual: FloatArray) -> tuple[float, float]:
     """Median and 90th percentile of the relative error of the prediction."""
+    if not len(log_residual):
+        return float("nan"), float("nan")
     error = np.abs(np.expm1(-log_residual))
     return float(np.median(error)), float(np.quantile(error, 0.9))
 
