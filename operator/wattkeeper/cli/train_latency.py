@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def train_latency(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write (.json.gz).")],
-    points_: Annotated[int, typer.Option("--points", help="Simulated replicas to learn from.", min=200)] = 9000,
+    points_: Annotated[int, typer.Option("--points", help="Simulated replicas to learn from.", min=200)] = 6000,
     requests: Annotated[int, typer.Option(help="Requests of each.", min=2000)] = 20_000,
     processes: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Same seed and number of points give the same file.", min=0)] = 1,

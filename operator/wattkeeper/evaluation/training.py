@@ -120,7 +120,7 @@ def rows(runs: Iterable[Run], *, seed: int = 0) -> Rows:
     judged: list[bool] = []
     kind: list[str] = []
     for number, run in enumerate(runs):
-        rng = np.random.default_rng((seed, number))
+        rng = np.random.default_rng((seed, run.point.seed))
         views = [run.workload.dispersion, scraped(run.workload.dispersion, finest_seconds=rng.choice(SCRAPE_SECONDS))]
         if run.point.arrivals.kind == "poisson":
             views.append(POISSON)  # what is assumed where nothing was measured yet
