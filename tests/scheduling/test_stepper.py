@@ -110,7 +110,9 @@ class Broken:
 @pytest.mark.parametrize("way", ["stuck", "past", "budget", "more", "nothing", "stranger"])
 def test_what_an_engine_cannot_do_is_an_error_that_names_the_policy(way):
     requests = Requests(
-        arrival_seconds=np.zeros(1), prompt_tokens=np.array([50 if way != "budget" else 300]), output_tokens=np.array([3])
+        arrival_seconds=np.zeros(1),
+        prompt_tokens=np.array([50 if way != "budget" else 300]),
+        output_tokens=np.array([3]),
     )
     config = ReplicaConfig(iteration=A100_7B, max_num_seqs=4, max_num_batched_tokens=100)
     with pytest.raises(PolicyError, match="broken"):

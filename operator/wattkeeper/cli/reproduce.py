@@ -17,8 +17,18 @@ if TYPE_CHECKING:
 
 _commands = typer.Typer(no_args_is_help=True, help="Run a paper's experiments beside its figures.")
 _COLUMNS = (
-    "workload", "per s", "policy", "e2e s", "paper", "TTFT s", "TPOT ms", "finished/s", "evictions %", "J/request", "with",
-)  # fmt: skip
+    "workload",
+    "per s",
+    "policy",
+    "e2e s",
+    "paper",
+    "TTFT s",
+    "TPOT ms",
+    "done/s",
+    "evicted %",
+    "J/req",
+    "with",
+)
 
 
 class Output(StrEnum):

@@ -147,23 +147,23 @@ WORKLOADS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Mean over seeds and half the width of its 95 % interval (nan for one seed)."""
+    """Mean over seeds and half the width of its 95 % interval (None for one seed)."""
 
     mean: float
-    half_width: float
+    half_width: float | None
 
     @staticmethod
     def of(values: list[float]) -> "Estimate":
         """Student's interval."""
         if len(values) < 2:
-            return Estimate(mean=values[0], half_width=math.nan)
+            return Estimate(mean=values[0], half_width=None)
         quantile = _STUDENT_95[len(values) - 2] if len(values) - 2 < len(_STUDENT_95) else 1.96
         width = quantile * statistics.stdev(values) / math.sqrt(len(values))
         return Estimate(mean=statistics.fmean(values), half_width=width)
 
     def __str__(self) -> str:
         digits = 1 if abs(self.mean) >= 10.0 else 2
-        width = "" if math.isnan(self.half_width) else f"±{self.half_width:.{digits}f}"
+        width = "" if self.half_width is None else f"±{self.half_width:.{digits}f}"
         return f"{self.mean:.{digits}f}{width}"
 
 
@@ -194,9 +194,7 @@ def candidates(workload: Workload, rate: float) -> Iterator[tuple[str, Policy | 
     yield "vllm-v1", VllmV1(token_budget=2048), "budget 2048"
     yield "sarathi-512", Sarathi(), "budget 512"
     yield "sarathi-1024", Sarathi(token_budget=1024, name="sarathi-1024"), "budget 1024"
-    choice = policies.choose(
-        workload.mix(rate), workload.iteration, kv_capacity_tokens=KV_TOKENS, lengths_known=True
-    )
+    choice = policies.choose(workload.mix(rate), workload.iteration, kv_capacity_tokens=KV_TOKENS, lengths_known=True)
     if choice.policy is None:
         reasons = ", ".join(each.name for each in choice.plan.failures) or choice.plan.cause.value
         yield "wait", None, f"no thresholds: {reasons}"
@@ -225,14 +223,14 @@ def reproduce(
     return rows
 
 
-def _row(
-    workload: Workload, rate: float, name: str, policy: Policy | None, note: str, count: int, seeds: int
-) -> Row:
+def _row(workload: Workload, rate: float, name: str, policy: Policy | None, note: str, count: int, seeds: int) -> Row:
     reported = workload.reported.get((rate, name), "")
     if policy is None:
         return Row(workload=workload.name, rate=rate, policy=name, note=note, reported=reported)
     measured = [_run(workload, rate, policy, count, seed) for seed in range(seeds)]
-    e2e, ttft, tpot, throughput, evictions, joules = (Estimate.of(list(column)) for column in zip(*measured, strict=True))
+    e2e, ttft, tpot, throughput, evictions, joules = (
+        Estimate.of(list(column)) for column in zip(*measured, strict=True)
+    )
     return Row(
         workload=workload.name,
         rate=rate,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wattkeeper.scheduling.greedy import admit_waiting, serve_running
+from wattkeeper.scheduling.greedy import serve_running
 from wattkeeper.scheduling.types import Decision, Draft, PolicyError, Request, View
 
 
@@ -106,7 +106,9 @@ class Orca:
             count = request.target_tokens - request.hit_tokens
             need = limits.blocks(request.prompt_tokens + self.most_output_tokens)
             if need > limits.kv_blocks or count > limits.token_budget:
-                raise PolicyError(f"{self.name}: {request.prompt_tokens} prompt tokens and the longest answer do not fit")
+                raise PolicyError(
+                    f"{self.name}: {request.prompt_tokens} prompt tokens and the longest answer do not fit"
+                )
             if count > draft.budget or draft.seats <= 0 or reserved + need > limits.kv_blocks:
                 break
             draft.admit(request, count)
