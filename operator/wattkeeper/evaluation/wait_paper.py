@@ -228,9 +228,8 @@ def _row(workload: Workload, rate: float, name: str, policy: Policy | None, note
     if policy is None:
         return Row(workload=workload.name, rate=rate, policy=name, note=note, reported=reported)
     measured = [_run(workload, rate, policy, count, seed) for seed in range(seeds)]
-    e2e, ttft, tpot, throughput, evictions, joules = (
-        Estimate.of(list(column)) for column in zip(*measured, strict=True)
-    )
+    figures = [Estimate.of(list(column)) for column in zip(*measured, strict=True)]
+    e2e, ttft, tpot, throughput, evictions, joules = figures
     return Row(
         workload=workload.name,
         rate=rate,

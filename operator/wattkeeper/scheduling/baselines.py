@@ -90,7 +90,7 @@ class VllmV0:
 
 @dataclass(frozen=True, kw_only=True)
 class Orca:
-    """Orca (Yu et al., OSDI 2022): whole prompts join the decodes; memory for the longest answer is set aside at once."""
+    """Orca (Yu et al., OSDI 2022): whole prompts join the decodes; memory is set aside for the longest answer."""
 
     most_output_tokens: int
     """Answers are at most so long; longer ones may find no memory."""

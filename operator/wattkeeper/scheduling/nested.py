@@ -4,12 +4,13 @@ Segment k holds requests that have answered more tokens than segment k - 1 reach
 at its boundary (all that segment k - 1 lets through) are its queue; the queue of the first segment is the engine's.
 The batch reaches down to the last segment K such that all queues up to it hold at least n_k requests, and takes at most
 n_k of every stage of these; deeper segments pause and keep their memory. What pauses at boundaries needs a buffer,
-which `wattkeeper.queueing.nested` sizes for a probability of overflow; where it overflows all the same, paused residents
-lose their memory, those at boundaries first, the last admitted first.
+which `wattkeeper.queueing.nested` sizes for a probability of overflow; where it overflows all the same, paused
+residents lose their memory, those at boundaries first, the last admitted first.
 
 Stages are tokens answered: a decode step l' of the paper is token l' + 1, because the prefill yields the first.
 """
 
+import itertools
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class NestedWait:
 
     def __post_init__(self) -> None:
         ends = [segment.to_output_tokens for segment in self.segments]
-        if not ends or ends[0] < 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
+        if not ends or ends[0] < 1 or any(a >= b for a, b in itertools.pairwise(ends)):
             raise ValueError(f"segments must ascend from at least one output token, not {ends}")
         if any(segment.threshold < 1 for segment in self.segments):
             raise ValueError(f"thresholds must be at least 1: {self.segments}")
@@ -52,13 +53,8 @@ class NestedWait:
             answered = request.generated_tokens
             stages[min(bisect_left(ends, answered + 1), last)][answered].append(request)
         queues = [len(view.waiting), *(len(stages[k + 1].get(ends[k], ())) for k in range(last))]
-        depth = 0
-        for queue, segment in zip(queues, self.segments, strict=True):
-            if queue < segment.threshold:
-                break
-            depth += 1
-        if view.draining:
-            depth = len(ends)
+        short = (k for k, segment in enumerate(self.segments) if queues[k] < segment.threshold)
+        depth = len(ends) if view.draining else next(short, len(ends))
         if not depth:
             return Decision()
         selected = [

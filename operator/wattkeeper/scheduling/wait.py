@@ -1,4 +1,4 @@
-"""WAIT: batches that wait for company, for answers of known length (Ao, Luo, Simchi-Levi, Wang, arXiv 2504.11320, Alg. 1).
+"""WAIT: batches that wait for company, for answers of known length (Ao et al., arXiv 2504.11320, Alg. 1).
 
 A class j is ready once n_j of its requests wait. A batch takes, of every ready class, at most n_j waiting requests and
 at most n_j residents of every stage (tokens answered so far); residents of other classes pause. While thresholds meet
