@@ -225,7 +225,7 @@ def test_nested_wait_does_not_overflow_its_buffer():
 def test_clocks_bound_what_wait_leaves_open():
     """A class that hardly ever fills its threshold still gets its tokens in time."""
     classes = (WaitClass(prompt_tokens=512, output_tokens=20, threshold=8),)
-    plain = run(P512D20, 2.0, Wait(classes=classes), count=60)
+    plain = run(P512D20, 2.0, Wait(classes=classes), count=300)
     clocked = run(P512D20, 2.0, ClockedWait(classes=classes, tpot_seconds=0.08, wait_seconds=0.3), count=60)
     assert float(np.nanmedian(plain.outcome.tpot_seconds)) > 1.0
     assert float(np.nanmax(clocked.outcome.tpot_seconds)) < 0.08 + 0.06

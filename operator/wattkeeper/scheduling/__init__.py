@@ -1,1 +1,1 @@
-"""Batch scheduling policies of an inference engine as pure code: what the next iteration runs, or until when to wait."""
+"""Batch scheduling policies of an engine as pure code: what the next iteration runs, or until when to wait."""
