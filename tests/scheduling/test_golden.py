@@ -93,20 +93,18 @@ TOY = fluid.kv_only_form(d0_seconds=0.76, d1_seconds_per_kv_token=0.02)
 """Prompts of one token, one decode step, C = 12: four requests per iteration of one second are in balance."""
 
 
-def toy(policy, iterations=200):
-    """Four arrivals per second against memory for exactly the fluid inventory."""
-    count = 4 * iterations
-    requests = Requests(
-        arrival_seconds=np.concatenate([np.zeros(9), np.repeat(np.arange(1.0, iterations), 4)])[:count],
-        prompt_tokens=np.full(min(count, 9 + 4 * (iterations - 1)), 1),
-        output_tokens=np.full(min(count, 9 + 4 * (iterations - 1)), 2),
-    )
+def toy(policy):
+    """A backlog against memory for exactly the fluid inventory."""
+    requests = Requests(arrival_seconds=np.zeros(800), prompt_tokens=np.full(800, 1), output_tokens=np.full(800, 2))
     config = ReplicaConfig(iteration=TOY, max_num_seqs=12, max_num_batched_tokens=64, kv_blocks=12, block_size=1)
     return policed.serve(config, requests, policy, known_lengths=True)
 
 
 def test_toy_of_the_paper_evicts_under_fcfs_and_not_under_wait():
-    """The fluid inventory leaves greedy admission no room: it evicts on and on; WAIT with n = 4 never does."""
+    """The fluid inventory leaves greedy admission no room: it evicts on and on; WAIT with n = 4 never does.
+
+    vLLM keeps the tokens that an evicted request has answered, so it loses less than the paper's restart from scratch.
+    """
     assert fluid.equilibrium(
         fluid.Load.of(Mix.of(rates_per_second=[4.0], prompt_tokens=[1], decode_steps=[1])),
         fluid.Times.of(TOY),
@@ -114,7 +112,7 @@ def test_toy_of_the_paper_evicts_under_fcfs_and_not_under_wait():
     ).memory_tokens == pytest.approx(12.0)
     greedy = toy(VllmV1()).outcome.activity
     wait = toy(Wait(classes=(WaitClass(prompt_tokens=1, output_tokens=2, threshold=4),))).outcome.activity
-    assert greedy.preemptions > 50
+    assert greedy.preemptions > 200
     assert wait.preemptions == 0
     assert wait.prefill_tokens < greedy.prefill_tokens
 
@@ -142,7 +140,7 @@ def test_take_all_batches_stay_below_inoues_bound(rate, bound):
     form = IterationCoefficients(
         d0_seconds=1.0, dt_seconds_per_token=0.2, dkv_seconds_per_kv_token=0.0, da_seconds_per_token_squared=0.0
     )
-    count = 12_000
+    count = int(20_000 * rate)
     requests = Requests(
         arrival_seconds=arrivals.poisson(rate=rate, count=count, seed=5),
         prompt_tokens=np.ones(count, dtype=np.int64),
@@ -150,7 +148,7 @@ def test_take_all_batches_stay_below_inoues_bound(rate, bound):
     )
     config = ReplicaConfig(iteration=form, max_num_seqs=4096, max_num_batched_tokens=4096, kv_blocks=4096, block_size=1)
     mean = float(policed.serve(config, requests, VllmV1()).outcome.e2e_seconds.mean())
-    assert 0.93 * bound < mean < 1.03 * bound
+    assert 0.93 * bound < mean < 1.05 * bound
 
 
 @settings(deadline=None, max_examples=40)

@@ -49,7 +49,7 @@ def _reproduce() -> None:
 def wait(
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
     full: Annotated[bool, typer.Option(help="More rates, 5,000 requests and ten seeds.")] = False,
-    requests: Annotated[int | None, typer.Option(min=40, help="Requests of a run; a quarter for long answers.")] = None,
+    requests: Annotated[int | None, typer.Option(min=40, help="Requests of a run; half as many for long answers.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each policy and rate.")] = None,
     page: Annotated[
         Path | None,

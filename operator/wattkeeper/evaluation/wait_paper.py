@@ -133,7 +133,7 @@ WORKLOADS = (
         full_rates=(3.5, 4.0, 4.5),
         cap=KV_TOKENS // (512 + 1000),
         cap_budget=1024,
-        request_share=0.25,
+        request_share=0.5,
         reported={
             (4.0, "sarathi-512"): "30.2",
             (4.0, "wait"): "26.4",
