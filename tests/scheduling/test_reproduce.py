@@ -15,7 +15,7 @@ def test_every_policy_has_a_row_and_figures_or_a_reason(tmp_path):
     app.callback()(lambda: None)
     reproduce.register(app)
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- reproduce wait -->\nold\n<!-- /reproduce wait -->\nafter\n")
+    page.write_text("before\n<!-- reproduce wait -->\noutdated\n<!-- /reproduce wait -->\nafter\n")
     words = ["reproduce", "wait", "--requests", "40", "--seeds", "1", "--output", "json", "--page", str(page)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -31,7 +31,7 @@ def test_every_policy_has_a_row_and_figures_or_a_reason(tmp_path):
             assert row["e2e_seconds"]["mean"] >= row["ttft_seconds"]["mean"] > 0.0
             assert row["joules"]["mean"] > 0.0
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "outdated" not in text
     assert text.count("\n| p512d") == sum(row["workload"].startswith("p512d") for row in rows)
 
 

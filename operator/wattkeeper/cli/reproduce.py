@@ -21,6 +21,7 @@ _COLUMNS = (
     "per s",
     "policy",
     "e2e s",
+    "over V1",
     "paper",
     "TTFT s",
     "TPOT ms",
@@ -49,7 +50,9 @@ def _reproduce() -> None:
 def wait(
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
     full: Annotated[bool, typer.Option(help="More rates, 5,000 requests and ten seeds.")] = False,
-    requests: Annotated[int | None, typer.Option(min=40, help="Requests of a run; half as many for long answers.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=40, help="Requests of a run; half as many for long answers.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each policy and rate.")] = None,
     page: Annotated[
         Path | None,
@@ -82,7 +85,7 @@ def wait(
         case Output.TABLE:
             table = Table(title="arXiv 2504.11320 on the stepped A100")
             for at, column in enumerate(_COLUMNS):
-                table.add_column(column, justify="left" if at in (0, 2, 10) else "right")
+                table.add_column(column, justify="left" if at in (0, 2, 11) else "right")
             for row in rows:
                 table.add_row(*_cells(row))
             Console().print(table)
@@ -96,6 +99,7 @@ def _cells(row: "Row") -> tuple[str, ...]:
         f"{row.rate:g}",
         row.policy,
         str(row.e2e_seconds or "-"),
+        str(row.e2e_ratio or "-"),
         row.reported or "-",
         str(row.ttft_seconds or "-"),
         "-" if tpot is None else f"{1e3 * tpot.mean:.0f}",

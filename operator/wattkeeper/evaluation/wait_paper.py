@@ -131,7 +131,7 @@ WORKLOADS = (
         output_tokens=(1000,),
         rates=(4.0,),
         full_rates=(3.5, 4.0, 4.5),
-        cap=KV_TOKENS // (512 + 1000),
+        cap=int(0.9 * KV_TOKENS / (512 + 1000 / 2)),
         cap_budget=1024,
         request_share=0.5,
         reported={
@@ -177,6 +177,8 @@ class Row:
     note: str = ""
     """Why there are no figures, or what the policy's parameters are."""
     e2e_seconds: Estimate | None = None
+    e2e_ratio: Estimate | None = None
+    """Mean end-to-end time over that of vLLM V1 with the same arrivals."""
     ttft_seconds: Estimate | None = None
     tpot_seconds: Estimate | None = None
     throughput: Estimate | None = None
@@ -189,9 +191,9 @@ class Row:
 
 
 def candidates(workload: Workload, rate: float) -> Iterator[tuple[str, Policy | None, str]]:
-    """(name, policy or None where its conditions fail, note) of each policy at one rate."""
-    yield "vllm-v0", VllmV0(), "prefill first"
+    """(name, policy or None where its conditions fail, note) of each policy at one rate; vLLM V1 comes first."""
     yield "vllm-v1", VllmV1(token_budget=2048), "budget 2048"
+    yield "vllm-v0", VllmV0(), "prefill first"
     yield "sarathi-512", Sarathi(), "budget 512"
     yield "sarathi-1024", Sarathi(token_budget=1024, name="sarathi-1024"), "budget 1024"
     choice = policies.choose(workload.mix(rate), workload.iteration, kv_capacity_tokens=KV_TOKENS, lengths_known=True)
@@ -216,18 +218,31 @@ def reproduce(
     rows = []
     for workload in WORKLOADS:
         for rate in workload.full_rates if full else workload.rates:
+            first: list[float] = []
             for name, policy, note in candidates(workload, rate):
                 progress(f"{workload.name} at {rate:g}/s: {name}")
                 count = max(40, int(requests * workload.request_share))
-                rows.append(_row(workload, rate, name, policy, note, count, seeds))
+                rows.append(_row(workload, rate, name, policy, note, count, seeds, first))
     return rows
 
 
-def _row(workload: Workload, rate: float, name: str, policy: Policy | None, note: str, count: int, seeds: int) -> Row:
+def _row(
+    workload: Workload,
+    rate: float,
+    name: str,
+    policy: Policy | None,
+    note: str,
+    count: int,
+    seeds: int,
+    first: list[float],
+) -> Row:
+    """`first` is filled by the first policy: its end-to-end seconds, one per seed."""
     reported = workload.reported.get((rate, name), "")
     if policy is None:
         return Row(workload=workload.name, rate=rate, policy=name, note=note, reported=reported)
     measured = [_run(workload, rate, policy, count, seed) for seed in range(seeds)]
+    if not first:
+        first.extend(run[0] for run in measured)
     figures = [Estimate.of(list(column)) for column in zip(*measured, strict=True)]
     e2e, ttft, tpot, throughput, evictions, joules = figures
     return Row(
@@ -236,6 +251,7 @@ def _row(workload: Workload, rate: float, name: str, policy: Policy | None, note
         policy=name,
         note=note,
         e2e_seconds=e2e,
+        e2e_ratio=Estimate.of([run[0] / base for run, base in zip(measured, first, strict=True)]),
         ttft_seconds=ttft,
         tpot_seconds=tpot,
         throughput=throughput,

@@ -47,6 +47,8 @@ class Paced:
 
     The guard lifts the pace while a request that was there at the last launch still waits, a prompt is under way, any
     request has waited for `wait_seconds`, or KV memory is fuller than `memory_share`: near saturation this is vLLM V1.
+    The share is far below one because residents at a pace are more, and all of them still grow.
+
     Without the guard (`guarded=False`) it is stable only while prompts arriving per pace fit the token budget and
     residents at that pace fit the KV memory.
     """
@@ -54,7 +56,9 @@ class Paced:
     pace_seconds: float
     """At most the TPOT that is allowed."""
     wait_seconds: float
-    memory_share: float = 0.9
+    """Longest time in the queue before a launch."""
+    memory_share: float = 0.5
+    """Of the KV blocks."""
     guarded: bool = True
     name: str = "paced"
     token_budget: int | None = None
