@@ -14,6 +14,7 @@ from wattkeeper.cli import (
     explain,
     fit,
     reference,
+    reproduce,
     run,
     train,
     train_latency,
@@ -46,6 +47,7 @@ evaluate.register(app)
 explain.register(app)
 fit.register(app)
 reference.register(app)
+reproduce.register(app)
 run.register(app)
 train.register(app)
 train_latency.register(app)
