@@ -62,11 +62,14 @@ def test_rate_series(tmp_path, header, rows, rates):
         (AZURE + "yesterday,1,2\n", r"trace.csv:4: TIMESTAMP is 'yesterday'"),
         (AZURE + "2023-11-16 18:15:59,many,2\n", r"trace.csv:4: ContextTokens is 'many'"),
         (AZURE + "2023-11-16 18:15:59,3,-2\n", r"trace.csv:4: GeneratedTokens is -2"),
-        (AZURE + "2023-11-16 18:15:59\n", r"trace.csv:4: ContextTokens is None"),
+        (
+            AZURE + "2023-11-16 18:15:59\n",
+            r"trace.csv:4: ContextTokens is None, expected a whole number",
+        ),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", r"holds 0 requests"),
         ('{"timestamp": 0}\n', r"trace.csv:1: expected an object with"),
         ('{"timestamp": 0, "input_length": 5, "output_length": 5}\n{broken\n', r"trace.csv:2: no JSON"),
-        ("t_s,rate_rps\n0,1\n0,2\n", r"trace.csv:3: t_s does not ascend"),
+        ("t_s,rate_rps\n0,1\n0,2\n", r"trace.csv:3: t_s is .0., expected more than in the line before"),
         ("t_s,rate_rps\n0,1\n600,nan\n", r"trace.csv:3: rate_rps is nan"),
         ("t_s,rate_rps\n0,1\n", r"holds 1 rates"),
     ],
@@ -145,3 +148,30 @@ def test_public_traces(name, count):
     assert trace.span_seconds == pytest.approx(3600, rel=0.05)
     if "mooncake" in name:
         assert trace.cached_tokens.sum() / trace.prompt_tokens.sum() == pytest.approx(0.366, abs=0.02)
+
+
+def test_the_same_requests_in_every_table(tmp_path):
+    tables = {
+        "azure24": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00.5+00:00,7,8\n2024-05-10 02:00:02+02:00,9,3\n",
+        "burst": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,GPT-4,7,8,15,x\n6,a,3,0,3,x\n"
+        "6.5,b,9,3,12,x\n",
+        "own": "time_s, prompt_tokens, output_tokens\n2,9,3\n.5,7,8\n",
+        "stamped": "timestamp,prompt_tokens,output_tokens\n2024-05-10T00:00:00.5Z,7,8\n2024-05-10T00:00:02,9,3\n",
+        "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n1,7,8\n2.5,9,3\n",
+    }
+    found = {name: formats.load(write(tmp_path, text, name)) for name, text in tables.items()}
+    for trace in found.values():
+        assert [tuple(arrival) for arrival in trace.arrivals()] == [(0.0, 7, 8, 0), (1.5, 9, 3, 0)]
+    assert found["burst"].repairs == ("1 requests that failed (0 response tokens), left out",)
+    assert found["own"].repairs == ("1 requests out of order, sorted",)
+
+
+def test_an_unsorted_mooncake_file_keeps_blocks_with_their_requests(tmp_path):
+    rows = [
+        {"timestamp": 500, "input_length": 1024, "output_length": 7, "hash_ids": [1, 2]},
+        {"timestamp": 0, "input_length": 512, "output_length": 5, "hash_ids": [1]},
+    ]
+    trace = formats.load(write(tmp_path, "\n".join(map(json.dumps, rows)), "trace.jsonl"))
+    assert trace.cached_tokens.tolist() == [0, 512]
+    assert trace.cached_under(0).tolist() == [0, 0]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.domain.errors import DataFileError
 
 COPY_JITTER_SECONDS = 5.0
 _CHUNK = 4096
@@ -17,7 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-class TraceError(WattkeeperError):
+class TraceError(DataFileError):
     """A trace file cannot be used; the message names the file, the line and what was expected."""
 
 
@@ -75,6 +75,8 @@ class Trace:
     output_tokens: IntArray
     cached_tokens: IntArray
     span_seconds: float
+    repairs: tuple[str, ...] = ()
+    """What a loader had to put right, with counts."""
 
     def __len__(self) -> int:
         return len(self.times_seconds)
