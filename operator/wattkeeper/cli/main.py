@@ -15,6 +15,7 @@ from wattkeeper.cli import (
     fit,
     reference,
     run,
+    traces,
     train,
     train_latency,
     twin,
@@ -47,6 +48,7 @@ explain.register(app)
 fit.register(app)
 reference.register(app)
 run.register(app)
+traces.register(app)
 train.register(app)
 train_latency.register(app)
 twin.register(app)

@@ -140,6 +140,15 @@ class History:
             raise TraceError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def recorded(path: Path) -> bool:
+    """Whether a file begins as a history does."""
+    try:
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(100)
+    except OSError:
+        return False
+
+
 def read(path: Path) -> History:
     """A history that `write` made. Raises TraceError: unreadable, or of another form."""
     try:
