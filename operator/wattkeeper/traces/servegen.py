@@ -98,7 +98,9 @@ def load(rates: Path, lengths: Path) -> ServeGen:
                     raise where.error("t_s", time, "more than in the line before (times do not ascend)")
                 times.append(time)
                 found.append(where.number("rate_rps", row.get("rate_rps")))
-                cvs.append(where.number("rate_weighted_cv", row.get("rate_weighted_cv")))
+                # Where nothing came there is no variation either.
+                cv = (row.get("rate_weighted_cv") or "").strip()
+                cvs.append(1.0 if found[-1] == 0.0 and not cv else where.number("rate_weighted_cv", cv))
         histograms = json.loads(lengths.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{rates} and {lengths.name}: cannot be read: {error}") from error

@@ -64,7 +64,7 @@ SOURCES = (
             files=(f"traces/azure-2023/AzureLLMInferenceTrace_{kind}.csv",),
             sha256=sha256,
         )
-        for kind, sha256 in (("conv", "SHA_azure-2023-conv"), ("code", "SHA_azure-2023-code"))
+        for kind, sha256 in (("conv", "7ae8d265ad7e96df835667392053bf4568e080f2d9c175ec2040828507edd75d"), ("code", "a1a44fd296af35841214291430690a0ac7df4493b74d90afbbfb860348b94882"))
     ),
     *(
         TraceSource(
@@ -83,7 +83,7 @@ SOURCES = (
             files=(f"traces/azure-2024-digitised/azure2024_{kind}_week_digitised_10min.csv",),
             sha256=sha256,
         )
-        for kind, sha256 in (("conv", "SHA_azure-2024-conv-digitised"), ("code", "SHA_azure-2024-code-digitised"))
+        for kind, sha256 in (("conv", "d28db1be4147bc7b2d279aab47462a97cbb0d0a3452b78fdc811edebfd2fefdd"), ("code", "39e20d1e8bbd40988c4b06ed3f3b22ef4b83c02144840a5346c41bccb8a3dff2"))
     ),
     TraceSource(
         name="burstgpt",
@@ -91,16 +91,16 @@ SOURCES = (
         licence="CC-BY-4.0",
         files=("traces/burstgpt/BurstGPT_1.csv",),
     ),
-    _servegen("language_m-small", "SHA_servegen-m-small"),
-    _servegen("language_m-mid", "SHA_servegen-m-mid"),
-    _servegen("language_m-large", "SHA_servegen-m-large"),
-    _servegen("reason_deepseek-r1", "SHA_servegen-deepseek-r1"),
+    _servegen("language_m-small", "635cb3d7d174178fb12d230d8955cb74920acb6186eea682600a577b5a29d05d"),
+    _servegen("language_m-mid", "5c209accb6de36c41125d14e969fb63dcf1e0458f91298600c7c9d4a65d862db"),
+    _servegen("language_m-large", "90757cfd29486b9db8a1e20f1e7c297855b4baed0ac84be570dfc066959fbf85"),
+    _servegen("reason_deepseek-r1", "4bb36e9700e0c653e9d24bef76b440468313d0ddcd54acdc7849f6f63cfdd294"),
     TraceSource(
         name="mooncake-conversation",
         address="https://github.com/kvcache-ai/Mooncake at 3b5a5941, FAST25-release/traces/conversation_trace.jsonl",
         licence="Apache-2.0",
         files=("traces/mooncake/conversation_trace.jsonl",),
-        sha256="SHA_mooncake-conversation",
+        sha256="e5611db827f6fd794b149b64f0f452d2a72a313a7c8db52b13fbcba732c98e26",
     ),
     TraceSource(
         name="sharegpt",
@@ -108,7 +108,7 @@ SOURCES = (
         "data/trace_data/sharegpt/sharegpt_val_10k_llama2.csv",
         licence="MIT",
         files=("traces/sharegpt/sharegpt_val_10k_llama2_lengths.csv",),
-        sha256="SHA_sharegpt",
+        sha256="bf8aab7d8592ce8cef1198b0af71bf1b1e9f2d0a72e461e2c3d021846b216c15",
     ),
 )
 
