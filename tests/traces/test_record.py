@@ -10,7 +10,9 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from wattkeeper.cli import main
 from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.promql import QuerySettings
@@ -199,3 +201,20 @@ def test_without_length_histograms_there_are_rates_only():
 def test_too_short_a_span():
     with FakePrometheus() as fake, pytest.raises(TelemetryError, match="fewer than two windows"):
         fake.record(windows=1)
+
+
+def test_the_commands_record_show_and_list(tmp_path, monkeypatch):
+    path, picture = tmp_path / "history.json", tmp_path / "x.png"
+    monkeypatch.setattr("time.time", lambda: END + 17.0)
+    with FakePrometheus(down=(2,)) as fake:
+        words = ["traces", "record", "--prometheus-url", fake.settings.url, "--output", str(path), "--days", "0.0278"]
+        found = CliRunner().invoke(main.app, [*words, "--namespace", "team"])
+    assert found.exit_code == 0, found.output
+    assert "8 windows of 300 s, 1 of them gaps, mean 4 requests/s" in found.output
+    found = CliRunner().invoke(main.app, ["traces", "show", str(path), "--picture", str(picture)])
+    assert found.exit_code == 0, found.output
+    assert "1 of 8 windows are gaps" in found.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = CliRunner().invoke(main.app, ["traces", "list", "--data", str(tmp_path)])
+    assert found.output.count("[absent]") == 13
+    assert CliRunner().invoke(main.app, ["traces", "show", "none", "--data", str(tmp_path)]).exit_code == 1

@@ -89,7 +89,9 @@ def _renewal(rate: float, cv: float, seconds: float, *, seed: int) -> FloatArray
 
 def load(rates: Path, lengths: Path) -> ServeGen:
     """Both files of one service. Raises TraceError: unreadable, or a line is wrong."""
-    times, found, cvs = [], [], []
+    times: list[float] = []
+    found: list[float] = []
+    cvs: list[float] = []
     try:
         with rates.open(encoding="utf-8", newline="") as file:
             for where, row in rows(rates, file):

@@ -8,8 +8,10 @@ import hashlib
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.traces import formats, servegen
 from wattkeeper.traces.prefixes import PrefixTrace
@@ -64,7 +66,10 @@ SOURCES = (
             files=(f"traces/azure-2023/AzureLLMInferenceTrace_{kind}.csv",),
             sha256=sha256,
         )
-        for kind, sha256 in (("conv", "7ae8d265ad7e96df835667392053bf4568e080f2d9c175ec2040828507edd75d"), ("code", "a1a44fd296af35841214291430690a0ac7df4493b74d90afbbfb860348b94882"))
+        for kind, sha256 in (
+            ("conv", "7ae8d265ad7e96df835667392053bf4568e080f2d9c175ec2040828507edd75d"),
+            ("code", "a1a44fd296af35841214291430690a0ac7df4493b74d90afbbfb860348b94882"),
+        )
     ),
     *(
         TraceSource(
@@ -83,7 +88,10 @@ SOURCES = (
             files=(f"traces/azure-2024-digitised/azure2024_{kind}_week_digitised_10min.csv",),
             sha256=sha256,
         )
-        for kind, sha256 in (("conv", "d28db1be4147bc7b2d279aab47462a97cbb0d0a3452b78fdc811edebfd2fefdd"), ("code", "39e20d1e8bbd40988c4b06ed3f3b22ef4b83c02144840a5346c41bccb8a3dff2"))
+        for kind, sha256 in (
+            ("conv", "d28db1be4147bc7b2d279aab47462a97cbb0d0a3452b78fdc811edebfd2fefdd"),
+            ("code", "39e20d1e8bbd40988c4b06ed3f3b22ef4b83c02144840a5346c41bccb8a3dff2"),
+        )
     ),
     TraceSource(
         name="burstgpt",
@@ -145,6 +153,7 @@ def state(source: TraceSource, folder: Path) -> State:
 
 def content_sha256(loaded: Loaded) -> str:
     """SHA-256 of what is used; times in whole microseconds, other figures as doubles, little-endian."""
+    parts: list[npt.NDArray[Any]]
     match loaded:
         case Trace():
             times = np.rint(loaded.times_seconds * 1e6).astype(np.int64)

@@ -42,7 +42,7 @@ def summarise(trace: Trace) -> Summary:
     times, prompts = trace.times_seconds, float(trace.prompt_tokens.sum())
     minutes = np.bincount((times / 60.0).astype(np.int64))[: max(1, int(trace.span_seconds / 60.0))]
     mean = len(trace) / trace.span_seconds
-    by_cache = ()
+    by_cache: tuple[tuple[int, float], ...] = ()
     if isinstance(trace, PrefixTrace):
         by_cache = tuple((size, float(trace.cached_under(size).sum()) / prompts) for size in CACHE_BLOCKS)
     return Summary(
