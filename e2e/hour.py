@@ -16,7 +16,8 @@ import numpy as np
 
 from e2e.cluster import prometheus
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.twin import traces
+from wattkeeper.traces import formats, generate
+from wattkeeper.traces.trace import RateSeries, Trace
 
 AZURE_FILE = pathlib.Path("traces") / "azure-2023" / "AzureLLMInferenceTrace_conv.csv"
 COPY_SHIFT_SECONDS = 60.0
@@ -25,10 +26,10 @@ TTFT_TARGET_SECONDS = 1.0
 TPOT_TARGET_SECONDS = 0.05
 
 
-def recorded(path: pathlib.Path, *, scale: int, seed: int = 1) -> traces.Trace:
+def recorded(path: pathlib.Path, *, scale: int, seed: int = 1) -> Trace:
     """The recorded hour at `scale` times its rate."""
-    loaded = traces.load(path)
-    if not isinstance(loaded, traces.Trace):
+    loaded = formats.load(path)
+    if not isinstance(loaded, Trace):
         raise TypeError(f"{path} holds rates; an hour of requests is needed")
     rng = np.random.default_rng(seed)
     index = np.tile(np.arange(len(loaded)), scale)
@@ -37,7 +38,7 @@ def recorded(path: pathlib.Path, *, scale: int, seed: int = 1) -> traces.Trace:
     last = np.nextafter(loaded.span_seconds, 0.0)
     times = np.where(times > last, 2 * last - times, times)
     order = np.argsort(times, kind="stable")
-    return traces.Trace(
+    return Trace(
         times_seconds=times[order],
         prompt_tokens=loaded.prompt_tokens[index][order],
         output_tokens=loaded.output_tokens[index][order],
@@ -46,14 +47,14 @@ def recorded(path: pathlib.Path, *, scale: int, seed: int = 1) -> traces.Trace:
     )
 
 
-def synthetic(*, peak: float, seed: int = 1) -> traces.Trace:
+def synthetic(*, peak: float, seed: int = 1) -> Trace:
     """An hour with a swell and a lull; lengths like those of ShareGPT conversations, the history in the prompt."""
     shape = (0.65, 0.75, 0.85, 0.8, 0.95, 1.0, 0.95, 0.8, 0.65, 0.55, 0.5, 0.5)
-    series = traces.RateSeries(
+    series = RateSeries(
         times_seconds=tuple(300.0 * index for index in range(len(shape))),
         requests_per_second=tuple(peak * part for part in shape),
     )
-    return traces.generate(
+    return generate.generate(
         series, prompt=_lognormal(1100.0, 1.0), output=_lognormal(210.0, 0.9), seed=seed, seconds=3600.0
     )
 
@@ -64,13 +65,13 @@ def _lognormal(mean: float, sigma: float) -> LengthDistribution:
     return LengthDistribution(tokens=values, weights=(1.0 / len(values),) * len(values))
 
 
-def dispersion(trace: traces.Trace, *, bin_seconds: float = 5.0) -> float:
+def dispersion(trace: Trace, *, bin_seconds: float = 5.0) -> float:
     """Index of dispersion of the arrival counts, as an operator that looks every 5 s measures it in real time."""
     counts, _ = np.histogram(trace.times_seconds, bins=np.arange(0.0, trace.span_seconds, bin_seconds))
     return float(max(1.0, np.mean(np.diff(counts) ** 2) / 2 / counts.mean()))
 
 
-def write(trace: traces.Trace, path: pathlib.Path) -> None:
+def write(trace: Trace, path: pathlib.Path) -> None:
     """As a file in Azure's format."""
     origin = dt.datetime(2023, 11, 16, tzinfo=dt.UTC)
     with path.open("w", encoding="utf-8") as file:

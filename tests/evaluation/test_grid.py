@@ -8,6 +8,7 @@ from wattkeeper.domain.errors import DataFileError
 from wattkeeper.evaluation import grid, traffic
 from wattkeeper.evaluation.points import SYNTHETIC_KINDS, training_points
 from wattkeeper.evaluation.traffic import Recording, Traffic
+from wattkeeper.traces import formats
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_sharegpt_lengths_are_read_in_pairs(tmp_path):
     path = tmp_path / "lengths.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["num_prefill_tokens", "num_decode_tokens", "other"], [18, 243, 1], [0, 7, 1]])
-    found = traffic.sharegpt(path)
+    found = formats.sharegpt(path)
     assert found.prompt_tokens.tolist() == [18, 1]
     assert found.output_tokens.tolist() == [243, 7]
 
@@ -110,9 +111,9 @@ def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "lengths.csv"
     path.write_text(content)
     with pytest.raises(DataFileError):
-        traffic.sharegpt(path)
+        formats.sharegpt(path)
 
 
 def test_missing_files_are_a_domain_error(tmp_path):
     with pytest.raises(DataFileError):
-        traffic.sharegpt(tmp_path / "none.csv")
+        formats.sharegpt(tmp_path / "none.csv")

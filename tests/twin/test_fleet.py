@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from tests.twin.test_replica import small_hardware
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.twin import hardware, traces
+from wattkeeper.traces import generate
+from wattkeeper.traces.trace import RateSeries
+from wattkeeper.twin import hardware
 from wattkeeper.twin.fleet import Fleet, Phase, Service
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory, NoFreeGpuError, gpu_uuid
@@ -16,8 +18,8 @@ CARD = hardware.card("h100")
 
 
 def arrivals(rate, seconds, seed=0):
-    series = traces.RateSeries(times_seconds=(0.0, seconds), requests_per_second=(rate, rate))
-    return traces.generate(series, prompt=LENGTHS, output=LENGTHS, seed=seed).arrivals()
+    series = RateSeries(times_seconds=(0.0, seconds), requests_per_second=(rate, rate))
+    return generate.generate(series, prompt=LENGTHS, output=LENGTHS, seed=seed).arrivals()
 
 
 def fleet_of(pods, rate=5.0, seconds=60.0, nodes=2, seed=0):

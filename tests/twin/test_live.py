@@ -10,7 +10,8 @@ from kubernetes import client
 
 from wattkeeper.domain.workload import LengthDistribution
 from wattkeeper.embedded.server import EmbeddedApi
-from wattkeeper.twin import traces
+from wattkeeper.traces import generate
+from wattkeeper.traces.trace import RateSeries
 from wattkeeper.twin.agent import expired
 from wattkeeper.twin.kube import connect
 from wattkeeper.twin.ledger import SloTargets
@@ -44,13 +45,13 @@ def api(tmp_path):
 
 
 def service(rate=4.0):
-    series = traces.RateSeries(times_seconds=(0.0, 3600.0), requests_per_second=(rate, rate))
+    series = RateSeries(times_seconds=(0.0, 3600.0), requests_per_second=(rate, rate))
     return LiveService(
         namespace="ml",
         name="chat",
         selector={"app": "chat"},
         model="meta-llama/Llama-3.1-8B-Instruct",
-        trace=traces.generate(series, prompt=LENGTHS, output=LENGTHS, seed=1),
+        trace=generate.generate(series, prompt=LENGTHS, output=LENGTHS, seed=1),
         slo=SloTargets(ttft_seconds=0.5, tpot_seconds=0.05),
     )
 

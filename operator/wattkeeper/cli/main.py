@@ -16,6 +16,7 @@ from wattkeeper.cli import (
     reference,
     reproduce,
     run,
+    traces,
     train,
     train_latency,
     twin,
@@ -49,6 +50,7 @@ fit.register(app)
 reference.register(app)
 reproduce.register(app)
 run.register(app)
+traces.register(app)
 train.register(app)
 train_latency.register(app)
 twin.register(app)

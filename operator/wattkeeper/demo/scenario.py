@@ -14,7 +14,9 @@ from wattkeeper.api.quantities import parse_duration_seconds
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.twin import batch, traces
+from wattkeeper.traces import formats, generate
+from wattkeeper.traces.trace import RateSeries, Trace
+from wattkeeper.twin import batch
 from wattkeeper.twin.ledger import SloTargets
 
 Json = dict[str, Any]
@@ -31,7 +33,7 @@ class Scenario:
 
     title: str
     source: str
-    trace: traces.Trace
+    trace: Trace
     objects: tuple[Json, ...]
     model: str
     accelerator: str
@@ -46,7 +48,7 @@ class Scenario:
         return next(each for each in self.objects if each["kind"] == kind)
 
 
-def shipped_day(*, traffic: str, seed: int, hours: float) -> traces.Trace:
+def shipped_day(*, traffic: str, seed: int, hours: float) -> Trace:
     """A recorded day of `code` or `conversation` traffic, as requests."""
     text = importlib.resources.files(__package__).joinpath("day.yaml").read_text(encoding="utf-8")
     days: Json = yaml.safe_load(text)
@@ -54,11 +56,11 @@ def shipped_day(*, traffic: str, seed: int, hours: float) -> traces.Trace:
         raise WattkeeperError(f"there is no traffic {traffic!r}; choose one of {', '.join(sorted(days))}")
     day = days[traffic]
     scale = DAY_SCALE[traffic] / 60.0
-    series = traces.RateSeries(
+    series = RateSeries(
         times_seconds=tuple(index * WINDOW_SECONDS for index in range(len(day["requests_per_minute"]))),
         requests_per_second=tuple(rate * scale for rate in day["requests_per_minute"]),
     )
-    return traces.generate(
+    return generate.generate(
         series,
         prompt=_equally_likely(day["prompt_tokens"]),
         output=_equally_likely(day["output_tokens"]),
@@ -68,14 +70,14 @@ def shipped_day(*, traffic: str, seed: int, hours: float) -> traces.Trace:
     )
 
 
-def recorded(path: Path, *, seed: int, hours: float, rate_scale: float) -> traces.Trace:
+def recorded(path: Path, *, seed: int, hours: float, rate_scale: float) -> Trace:
     """A trace of the user's, repeated to fill the hours; a rate series gets the lengths of the shipped day."""
-    loaded = traces.load(path)
+    loaded = formats.load(path)
     seconds = hours * 3600.0
-    if isinstance(loaded, traces.Trace):
+    if isinstance(loaded, Trace):
         return loaded.scaled(rate_scale, seed=seed).repeated(seconds)
     lengths = shipped_day(traffic="code", seed=seed, hours=1.0)
-    return traces.generate(
+    return generate.generate(
         loaded.scaled(rate_scale),
         prompt=_equally_likely(lengths.prompt_tokens.tolist()),
         output=_equally_likely(lengths.output_tokens.tolist()),
@@ -84,11 +86,11 @@ def recorded(path: Path, *, seed: int, hours: float, rate_scale: float) -> trace
     )
 
 
-def steady(*, rate: float, seed: int, hours: float) -> traces.Trace:
+def steady(*, rate: float, seed: int, hours: float) -> Trace:
     """Poisson arrivals at one rate, with the lengths of the shipped day of conversations."""
     lengths = shipped_day(traffic="conversation", seed=seed, hours=1.0)
-    return traces.generate(
-        traces.RateSeries(times_seconds=(0.0, hours * 3600.0), requests_per_second=(rate, rate)),
+    return generate.generate(
+        RateSeries(times_seconds=(0.0, hours * 3600.0), requests_per_second=(rate, rate)),
         prompt=_equally_likely(lengths.prompt_tokens.tolist()),
         output=_equally_likely(lengths.output_tokens.tolist()),
         seed=seed,
@@ -100,14 +102,14 @@ def _equally_likely(tokens: list[int]) -> LengthDistribution:
     return LengthDistribution(tokens=ordered, weights=(1.0 / len(ordered),) * len(ordered))
 
 
-def busiest(trace: traces.Trace, *, seconds: float = SIZING_SECONDS) -> traces.Trace:
+def busiest(trace: Trace, *, seconds: float = SIZING_SECONDS) -> Trace:
     """The stretch of a trace with the most requests, starting on a ten-minute mark."""
     starts = np.arange(0.0, max(1.0, trace.span_seconds - seconds + 1.0), WINDOW_SECONDS)
     edges = np.searchsorted(trace.times_seconds, np.concatenate((starts, starts + seconds)))
     counts = edges[len(starts) :] - edges[: len(starts)]
     best = int(np.argmax(counts))
     part = slice(int(edges[best]), int(edges[best + len(starts)]))
-    return traces.Trace(
+    return Trace(
         times_seconds=trace.times_seconds[part] - starts[best],
         prompt_tokens=trace.prompt_tokens[part],
         output_tokens=trace.output_tokens[part],
@@ -117,7 +119,7 @@ def busiest(trace: traces.Trace, *, seconds: float = SIZING_SECONDS) -> traces.T
 
 
 def static_size(
-    trace: traces.Trace,
+    trace: Trace,
     *,
     model: str,
     accelerator: str,
@@ -154,7 +156,7 @@ def static_size(
     return high
 
 
-def build(*, trace: traces.Trace, title: str, source: str) -> Scenario:
+def build(*, trace: Trace, title: str, source: str) -> Scenario:
     """Size the static fleet for the trace and fill in the example's manifests."""
     text = importlib.resources.files(__package__).joinpath("example.yaml").read_text(encoding="utf-8")
     objects: list[Json] = list(yaml.safe_load_all(text))

@@ -26,7 +26,8 @@ from wattkeeper.queueing.types import Candidates, SlaPrediction
 from wattkeeper.replica import stepper
 from wattkeeper.replica.types import IntArray, Outcome, ReplicaConfig, Requests
 from wattkeeper.telemetry.lengths import length_distribution
-from wattkeeper.twin import traces
+from wattkeeper.traces import formats
+from wattkeeper.traces.trace import Trace
 from wattkeeper.twin.counters import length_bounds
 
 MODEL, ACCELERATOR = "meta-llama/Llama-3.1-8B-Instruct", "h100-sxm"
@@ -297,7 +298,7 @@ def _read(path: Path) -> tuple[IntArray, IntArray]:
     if "sharegpt" in path.name:
         values = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(0, 1))
         return values[:, 0].astype(np.int64), values[:, 1].astype(np.int64)
-    trace = traces.load(path)
-    if not isinstance(trace, traces.Trace):
+    trace = formats.load(path)
+    if not isinstance(trace, Trace):
         raise DataFileError(f"{path} holds rates and no requests")
     return trace.prompt_tokens, trace.output_tokens

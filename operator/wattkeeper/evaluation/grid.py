@@ -12,10 +12,11 @@ import numpy as np
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.evaluation.points import Arrivals, Lengths, OperatingPoint
+from wattkeeper.evaluation.points import Arrivals, OperatingPoint
 from wattkeeper.evaluation.traffic import Recording, Traffic
 from wattkeeper.physics import profiles
 from wattkeeper.physics.profile import Provenance, ServingProfile
+from wattkeeper.traces.trace import Lengths
 
 POINTS = 512
 REQUESTS = 40_000

@@ -14,6 +14,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.replica import arrivals
 from wattkeeper.replica.types import IntArray
+from wattkeeper.traces.trace import Lengths
 
 SYNTHETIC_KINDS = ("poisson", "batches", "gamma", "on-off", "clusters", "wandering", "surges", "mixed")
 """Arrival processes of the training set."""
@@ -58,20 +59,6 @@ class Arrivals:
 def _part(parameters: dict[str, float], name: str) -> dict[str, float]:
     """Parameters of one of several processes, named "process.parameter"."""
     return {key.removeprefix(f"{name}."): value for key, value in parameters.items() if key.startswith(f"{name}.")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lengths:
-    """Prompt and output tokens, one pair per request to draw from; arrays of shape (K,)."""
-
-    name: str
-    prompt_tokens: IntArray
-    output_tokens: IntArray
-
-    def draw(self, count: int, *, seed: int) -> tuple[IntArray, IntArray]:
-        """`count` pairs with replacement."""
-        at = np.random.default_rng((seed, 77)).integers(len(self.prompt_tokens), size=count)
-        return self.prompt_tokens[at], self.output_tokens[at]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 Files (none is shipped): Azure's 2023 LLM inference traces, Mooncake's conversation trace, and token counts of ShareGPT.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from wattkeeper.domain.errors import DataFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.evaluation.points import Lengths
 from wattkeeper.replica.types import IntArray
-from wattkeeper.twin import traces
+from wattkeeper.traces import formats
+from wattkeeper.traces.trace import Lengths, Trace
 
 AZURE_CONVERSATION = "traces/azure-2023/AzureLLMInferenceTrace_conv.csv"
 AZURE_CODE = "traces/azure-2023/AzureLLMInferenceTrace_code.csv"
@@ -21,7 +20,6 @@ MOONCAKE = "traces/mooncake/conversation_trace.jsonl"
 SHAREGPT = "traces/sharegpt/sharegpt_val_10k_llama2_lengths.csv"
 TREND_SECONDS = 300.0
 """What a forecast follows: slower changes of the rate than this are taken out of a detrended recording."""
-_SHAREGPT_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ def recorded(folder: Path) -> Traffic:
         lengths=(
             _lengths("azure-conv", conversation),
             _lengths("azure-code", code),
-            sharegpt(folder / SHAREGPT),
+            formats.sharegpt(folder / SHAREGPT),
             _lengths("mooncake", mooncake),
             _fixed(512, 20),
         ),
@@ -92,30 +90,14 @@ def detrended(times_seconds: FloatArray, *, trend_seconds: float = TREND_SECONDS
     return np.asarray(np.interp(times_seconds, edges, expected) * span / len(times_seconds))
 
 
-def sharegpt(path: Path) -> Lengths:
-    """Token counts of a CSV with num_prefill_tokens and num_decode_tokens; DataFileError where they are not there."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            if not set(_SHAREGPT_COLUMNS) <= set(rows.fieldnames or ()):
-                raise DataFileError(f"{path}:1: expected the columns {', '.join(_SHAREGPT_COLUMNS)}")
-            pairs = [tuple(int(row[column]) for column in _SHAREGPT_COLUMNS) for row in rows]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataFileError(f"{path} cannot be read as token counts: {error}") from error
-    if not pairs:
-        raise DataFileError(f"{path} holds no requests")
-    prompts, outputs = np.maximum(np.array(pairs, dtype=np.int64), 1).T
-    return Lengths(name="sharegpt", prompt_tokens=prompts, output_tokens=outputs)
-
-
-def _trace(path: Path) -> traces.Trace:
-    found = traces.load(path)
-    if not isinstance(found, traces.Trace):
+def _trace(path: Path) -> Trace:
+    found = formats.load(path)
+    if not isinstance(found, Trace):
         raise DataFileError(f"{path} holds rates, expected requests")
     return found
 
 
-def _lengths(name: str, trace: traces.Trace) -> Lengths:
+def _lengths(name: str, trace: Trace) -> Lengths:
     return Lengths(name=name, prompt_tokens=trace.prompt_tokens, output_tokens=trace.output_tokens)
 
 

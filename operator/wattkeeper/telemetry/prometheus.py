@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ class PrometheusSource:
         self._client = PrometheusConnect(
             url=settings.url.rstrip("/"),
             headers=dict(settings.headers),
-            session=self._session(),
+            session=connect(settings, self._note_warnings),
             # A collection comes again in seconds: only a connection that could not be made is tried a second time.
             retry=urllib3.Retry(total=1, connect=1, read=False, status=0, other=0, backoff_factor=0),
         )
@@ -141,22 +141,6 @@ class PrometheusSource:
             if samples and 0.0 <= now_seconds - asked_seconds < lifetime_seconds
         }
 
-    def _session(self) -> requests.Session:
-        settings = self._settings
-        session = requests.Session()
-        session.params = dict(settings.params)
-        session.hooks["response"].append(self._note_warnings)
-        if settings.ca_file is not None:
-            session.verify = str(settings.ca_file)
-        session.verify = False if settings.insecure_skip_verify else session.verify
-        if settings.client_cert_file is not None:
-            certificate = str(settings.client_cert_file)
-            key = settings.client_key_file
-            session.cert = certificate if key is None else (certificate, str(key))
-        if settings.bearer_token is not None or settings.bearer_token_file is not None:
-            session.auth = _BearerAuth(token=settings.bearer_token, file=settings.bearer_token_file)
-        return session
-
     def _ask(self, query: str, until: float, unreachable: threading.Event) -> tuple[list[Sample], list[str]]:
         """Finite samples of one query and Prometheus' warnings. Raises TelemetryError."""
         timeout = min(self._settings.timeout_seconds, until - time.monotonic())
@@ -197,6 +181,23 @@ class PrometheusSource:
                 self._warnings.found = [str(text) for text in json.loads(match.group(1))]
             except ValueError:
                 self._warnings.found = ["a warning that is not JSON"]
+
+
+def connect(settings: PrometheusSettings, *seen: Callable[..., None]) -> requests.Session:
+    """A session with the credentials, certificates and URL parameters of the settings; `seen` gets every response."""
+    session = requests.Session()
+    session.params = dict(settings.params)
+    session.hooks["response"].extend(seen)
+    if settings.ca_file is not None:
+        session.verify = str(settings.ca_file)
+    session.verify = False if settings.insecure_skip_verify else session.verify
+    if settings.client_cert_file is not None:
+        certificate = str(settings.client_cert_file)
+        key = settings.client_key_file
+        session.cert = certificate if key is None else (certificate, str(key))
+    if settings.bearer_token is not None or settings.bearer_token_file is not None:
+        session.auth = _BearerAuth(token=settings.bearer_token, file=settings.bearer_token_file)
+    return session
 
 
 class _BearerAuth(AuthBase):

@@ -192,3 +192,19 @@ def _select(name: str, matchers: Sequence[str]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{math.ceil(seconds)}s"
+
+
+def history_queries(settings: QuerySettings) -> dict[str, str]:
+    """Queries for ranges: mean rates over `rate_window_seconds`, summed over all pods; `rate` sees counter resets.
+
+    Lengths are rates per bucket with the sum under le="sum"; "restarts" counts resets of the request counter.
+    """
+    window = _duration(settings.rate_window_seconds)
+    queries = {
+        name: f"sum({_chain(settings, name, f'rate({{}}[{window}])')})"
+        for name in (aliases.FINISHED, aliases.PREFIX_QUERIES, aliases.PREFIX_HITS)
+    }
+    queries["restarts"] = f"sum({_chain(settings, aliases.FINISHED, f'resets({{}}[{window}])')})"
+    for name in (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH):
+        queries[name] = f"sum by (le) ({_histogram(settings, name, window)})"
+    return queries

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.traces.trace import Trace
 from wattkeeper.twin import hardware
 from wattkeeper.twin.fleet import Fleet, Service
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory
 from wattkeeper.twin.timeline import Timeline
-from wattkeeper.twin.traces import Trace
 
 STEP_SECONDS = 30.0
 SETTLE_SECONDS = 120.0

@@ -14,12 +14,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from wattkeeper.traces.trace import Arrival
 from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import Ledger, SloTargets
 from wattkeeper.twin.nodes import Gpu, Holder, Inventory
 from wattkeeper.twin.replica import Replica
 from wattkeeper.twin.request import Request
-from wattkeeper.twin.traces import Arrival
 
 ROUTER_PERIOD_SECONDS = 0.25
 PodKey = tuple[str, str]

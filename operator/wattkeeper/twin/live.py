@@ -18,6 +18,7 @@ from kubernetes import client
 
 from wattkeeper.actuators import engine_args
 from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.traces.trace import Trace
 from wattkeeper.twin import hardware
 from wattkeeper.twin.agent import NodeAgent
 from wattkeeper.twin.exposition import VllmProfile, dcgm_text, vllm_text
@@ -26,7 +27,6 @@ from wattkeeper.twin.kube import Json, Mirror
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory, NoFreeGpuError
 from wattkeeper.twin.timeline import Point, Timeline
-from wattkeeper.twin.traces import Trace
 
 LOGGER = logging.getLogger(__name__)
 GPU_RESOURCE = "nvidia.com/gpu"

@@ -1,0 +1,1 @@
+"""Recorded and generated traffic: types, files and generators."""

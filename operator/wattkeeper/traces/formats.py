@@ -1,0 +1,195 @@
+"""Files of recorded traffic, told apart by their content.
+
+| format | told by |
+|---|---|
+| Azure 2023 and 2024 | CSV with TIMESTAMP, ContextTokens, GeneratedTokens |
+| BurstGPT | CSV with Timestamp (s), Request tokens, Response tokens; failed requests (0 response tokens) are left out |
+| Mooncake | JSON lines: timestamp (ms), input_length, output_length, hash_ids of 512-token prefix blocks |
+| one's own | CSV with time_s or timestamp, prompt_tokens, output_tokens, and perhaps cached_tokens |
+| Vidur | CSV with arrived_at (s), num_prefill_tokens, num_decode_tokens |
+| pairs of lengths | the same without arrived_at (ShareGPT and others as Vidur keeps them) |
+| rates | CSV with minute_since_start, req_per_min (Azure 2024, digitised) or t_s, rate_rps (ServeGen, summed) |
+"""
+
+import json
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from wattkeeper.traces.prefixes import PrefixBlocks, PrefixTrace
+from wattkeeper.traces.reading import Requests, Where, rows
+from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
+
+MOONCAKE_BLOCK_TOKENS = 512
+_RATE_COLUMNS = (("minute_since_start", "req_per_min", 60.0, 1 / 60.0), ("t_s", "rate_rps", 1.0, 1.0))
+_LENGTH_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
+
+
+def load(path: Path) -> Trace | RateSeries:
+    """Requests or rates of a file of any of the known formats.
+
+    Raises TraceError: unreadable, of none of them, a line is wrong, or it holds lengths only.
+    """
+    found = read(path)
+    if isinstance(found, Lengths):
+        raise TraceError(f"{path}: holds lengths without times of arrival; draw them with a rate instead")
+    return found
+
+
+def sharegpt(path: Path) -> Lengths:
+    """Pairs of lengths. Raises TraceError: unreadable, or of another form."""
+    found = read(path)
+    if not isinstance(found, Lengths):
+        raise TraceError(f"{path}:1: expected the columns {', '.join(_LENGTH_COLUMNS)} and no times")
+    return found
+
+
+def read(path: Path) -> Trace | RateSeries | Lengths:
+    """Whatever a file holds. Raises TraceError: unreadable, of no known format, or a line is wrong."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            if first.lstrip().startswith("{"):
+                return _mooncake(path, file)
+            header = {name.strip() for name in first.strip().split(",")}
+            for columns, reader in _READERS:
+                if columns <= header:
+                    return reader(path, file)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: is no text file (byte {error.start}); unpack it first") from error
+    known = "; ".join(", ".join(sorted(columns)) for columns, _ in _READERS)
+    raise TraceError(
+        f"{path}:1: unknown format; expected Mooncake's JSON lines or a CSV whose header has the columns of one of: "
+        f"{known}. Rename the columns of a file of your own to time_s, prompt_tokens, output_tokens"
+    )
+
+
+def _azure(path: Path, file: TextIO) -> Trace:
+    found = Requests(path)
+    for where, row in rows(path, file):
+        prompt = where.tokens("ContextTokens", row["ContextTokens"])
+        output = where.tokens("GeneratedTokens", row["GeneratedTokens"])
+        found.add(where.stamp("TIMESTAMP", row["TIMESTAMP"]), prompt, output)
+    return found.trace()
+
+
+def _burstgpt(path: Path, file: TextIO) -> Trace:
+    found = Requests(path)
+    for where, row in rows(path, file):
+        prompt = where.tokens("Request tokens", row["Request tokens"])
+        output = where.tokens("Response tokens", row["Response tokens"])
+        time = where.number("Timestamp", row["Timestamp"])
+        if output == 0:
+            found.leave_out("that failed (0 response tokens)")
+        else:
+            found.add(time, prompt, output)
+    return found.trace()
+
+
+def _vidur(path: Path, file: TextIO) -> Trace:
+    found = Requests(path)
+    for where, row in rows(path, file):
+        prompt, output = (where.tokens(column, row[column]) for column in _LENGTH_COLUMNS)
+        found.add(where.number("arrived_at", row["arrived_at"]), prompt, output)
+    return found.trace()
+
+
+def _own(path: Path, file: TextIO) -> Trace:
+    found = Requests(path)
+    for where, row in rows(path, file):
+        stamped = "time_s" not in row
+        time = where.stamp("timestamp", row["timestamp"]) if stamped else where.number("time_s", row["time_s"])
+        prompt = where.tokens("prompt_tokens", row["prompt_tokens"])
+        output = where.tokens("output_tokens", row["output_tokens"])
+        found.add(time, prompt, output, where.tokens("cached_tokens", row.get("cached_tokens") or 0))
+    return found.trace()
+
+
+def _lengths(path: Path, file: TextIO) -> Lengths:
+    prompts, outputs = array("q"), array("q")
+    for where, row in rows(path, file):
+        prompt, output = (where.tokens(column, row[column]) for column in _LENGTH_COLUMNS)
+        prompts.append(max(1, prompt))
+        outputs.append(max(1, output))
+    if not prompts:
+        raise TraceError(f"{path}: holds no requests")
+    return Lengths(
+        name="sharegpt" if "sharegpt" in path.name else path.stem,
+        prompt_tokens=np.array(prompts, dtype=np.int64),
+        output_tokens=np.array(outputs, dtype=np.int64),
+    )
+
+
+def _mooncake(path: Path, file: TextIO) -> PrefixTrace:
+    found = Requests(path)
+    ids: list[list[int]] = []
+    numbers: dict[Any, int] = {}
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise TraceError(f"{path}:{line}: no JSON: {error.msg}; correct or remove this line") from None
+        if not isinstance(record, dict) or not {"timestamp", "input_length", "output_length"} <= set(record):
+            raise TraceError(f"{path}:{line}: expected an object with timestamp, input_length and output_length")
+        where = Where(path, line)
+        blocks = record.get("hash_ids") or []
+        if not isinstance(blocks, list) or not all(isinstance(block, int | str) for block in blocks):
+            raise where.error("hash_ids", blocks, "a list of block ids")
+        found.add(
+            where.number("timestamp", record["timestamp"]) / 1000.0,
+            where.tokens("input_length", record["input_length"], least=1),
+            where.tokens("output_length", record["output_length"]),
+        )
+        ids.append([numbers.setdefault(block, len(numbers)) for block in blocks])
+    plain = found.trace()
+    ordered = [ids[index] for index in found.order().tolist()]
+    blocks = PrefixBlocks(
+        block_tokens=MOONCAKE_BLOCK_TOKENS,
+        ids=np.array([block for request in ordered for block in request], dtype=np.int64),
+        offsets=np.cumsum([0, *map(len, ordered)], dtype=np.int64),
+    )
+    return PrefixTrace(
+        times_seconds=plain.times_seconds,
+        prompt_tokens=plain.prompt_tokens,
+        output_tokens=plain.output_tokens,
+        cached_tokens=np.minimum(blocks.hits() * MOONCAKE_BLOCK_TOKENS, plain.prompt_tokens),
+        span_seconds=plain.span_seconds,
+        repairs=plain.repairs,
+        blocks=blocks,
+    )
+
+
+def _rates(time_column: str, rate_column: str, time_unit: float, rate_unit: float) -> Callable[..., RateSeries]:
+    def reader(path: Path, file: TextIO) -> RateSeries:
+        times: list[float] = []
+        rates: list[float] = []
+        for where, row in rows(path, file):
+            time = where.number(time_column, row[time_column]) * time_unit
+            if times and time <= times[-1]:
+                raise where.error(time_column, row[time_column], "more than in the line before (times do not ascend)")
+            times.append(time)
+            rates.append(where.number(rate_column, row[rate_column]) * rate_unit)
+        if len(times) < 2:
+            raise TraceError(f"{path}: holds {len(times)} rates, at least 2 are needed")
+        return RateSeries(times_seconds=tuple(time - times[0] for time in times), requests_per_second=tuple(rates))
+
+    return reader
+
+
+_READERS: tuple[tuple[set[str], Callable[[Path, TextIO], Trace | RateSeries | Lengths]], ...] = (
+    ({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}, _azure),
+    ({"Timestamp", "Request tokens", "Response tokens"}, _burstgpt),
+    ({"time_s", "prompt_tokens", "output_tokens"}, _own),
+    ({"timestamp", "prompt_tokens", "output_tokens"}, _own),
+    ({"arrived_at", *_LENGTH_COLUMNS}, _vidur),
+    ({*_LENGTH_COLUMNS}, _lengths),
+    *(({time, rate}, _rates(time, rate, *units)) for time, rate, *units in _RATE_COLUMNS),
+)
