@@ -26,6 +26,7 @@ from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.replays import Replays
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.energy.model import EnergyModel
+from wattkeeper.queueing import correction
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.prometheus import PrometheusSettings, PrometheusSource
 from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource
@@ -58,6 +59,7 @@ class Operator:
     ) -> None:
         """`measurements` and `clock` replace those that the options describe (benchmarks, tests)."""
         settings = options.settings
+        correction.shipped()  # a file that cannot be used is an error here, not in every pass
         self.options = options
         self.clock = clock or Clock(speed_up=settings.speed_up)
         self.metrics = OperatorMetrics()
