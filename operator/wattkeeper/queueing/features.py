@@ -104,6 +104,10 @@ def tables(
         replica, np.stack([lone_tpot, 10.0 * full.prefill_mean, *(life * n for n in _LIVES)], axis=1)
     )
     contexts = kv_capacity_tokens / traits.context_mean
+    chunk = np.minimum(replica.budget, traits.computed_mean)
+    reach = 0.5 * (
+        chunk + traits.prompt_squared / traits.prompt_mean
+    )  # mean history of a chunk, by its share of chunks
     common = {
         "occupied_step": _log((replica.times.fixed + replica.times.per_decode * met.mean) / lone_tpot),
         "utilisation": np.minimum(replica.utilisation, 3.0),
@@ -121,7 +125,7 @@ def tables(
         "prefill_variation": _log(full.prefill_variance / np.square(full.prefill_mean) + 1e-3),
         "stall_over_step": _log(full.prefill_squared / full.prefill_mean / lone_tpot),
         "stall_over_life": _log(full.prefill_mean / life),
-        "chunk_over_step": _log(full.per_token * np.minimum(replica.budget, traits.prompt_mean) / lone_tpot),
+        "chunk_over_step": _log(chunk * (full.per_token + full.per_product * reach) / lone_tpot),
         "decode_steps": _log(steps),
         "decode_variation": _log(traits.steps_variance / np.square(steps) + 1e-3),
         "budget_prompts": _log(replica.budget / traits.computed_mean),
