@@ -30,7 +30,7 @@ def train_latency(
 ) -> None:
     """Simulate random replicas under random traffic, and learn how far the closed forms of latency are off.
 
-    Needs no data: coefficients, lengths and arrivals are synthetic. Takes about a quarter of a second of one core per
+    Needs no data: coefficients, lengths and arrivals are synthetic. Takes about half a second of one core per
     point of 20,000 requests.
     """
     console = Console(stderr=True)
