@@ -6,9 +6,7 @@ thousand arrivals before the half that is predicted.
 
 import functools
 import math
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from wattkeeper.domain.arrivals import ArrivalRecord
 from wattkeeper.domain.plan import LatencyTarget, Slo
 from wattkeeper.domain.replay import ReplayResult, ReplaySetting
 from wattkeeper.domain.workload import FloatArray
+from wattkeeper.evaluation import workers
 from wattkeeper.evaluation.grid import Grid
 from wattkeeper.evaluation.methods import SCRAPE_SECONDS, Latencies, Method, first_half_seconds, profile_of
 from wattkeeper.evaluation.runs import Run
@@ -38,18 +37,8 @@ def replays(
     """(best guess, bound with the sampling error) from one replay of each run, for this percentile only."""
     one = functools.partial(_replay, percentile=percentile, requests=requests)
     tasks = [(run, record_of(first_half_seconds(run, grid))) for run in views]
-    found: dict[str, ReplayResult] = {}
-
-    def take(answers: Iterable[ReplayResult]) -> None:
-        for run, answer in zip(views, answers, strict=True):
-            found[run.point.name] = answer
-            done(1)
-
-    if processes == 1:
-        take(map(one, tasks))
-    else:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            take(pool.map(one, tasks, chunksize=4))
+    answers = workers.each(one, tasks, processes=processes, done=done)
+    found = {run.point.name: answer for run, answer in zip(views, answers, strict=True)}
     return _method(found, percentile, "ttft_seconds", "tpot_seconds"), _method(
         found, percentile, "ttft_upper_seconds", "tpot_upper_seconds"
     )

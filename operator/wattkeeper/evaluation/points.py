@@ -6,6 +6,7 @@ coefficients and the lengths of recorded traffic, and nobody tunes on them.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,31 +30,31 @@ class Arrivals:
 
     def times(self, *, rate: float, count: int, seed: int, recorded: FloatArray | None = None) -> FloatArray:
         """`count` ascending arrival times at `rate` requests per second; `recorded` is what kind "recorded" repeats."""
-        asked = {"rate": rate, "count": count, "seed": seed}
-        match self.kind:
-            case "poisson":
-                return arrivals.poisson(**asked)  # type: ignore[arg-type]
-            case "batches":
-                return arrivals.batches(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "gamma":
-                return arrivals.gamma(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "on-off":
-                return arrivals.on_off(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "clusters":
-                return arrivals.clusters(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "wandering":
-                return arrivals.wandering(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "surges":
-                return arrivals.surges(**asked, **self.parameters)  # type: ignore[arg-type]
-            case "mixed":
-                halves = {"rate": rate / 2.0, "count": count}
-                near = arrivals.clusters(**halves, seed=seed, **_part(self.parameters, "clusters"))  # type: ignore[arg-type]
-                far = arrivals.wandering(**halves, seed=seed + 1, **_part(self.parameters, "wandering"))  # type: ignore[arg-type]
-                return np.asarray(np.sort(np.concatenate([near, far]))[:count])
-            case "recorded" if recorded is not None:
-                start = int(np.random.default_rng(seed).integers(len(recorded)))
-                return arrivals.replay(recorded, count=count, rate=rate, start=start)
-        raise ValueError(f"no arrival process {self.kind!r} (or nothing recorded to repeat)")
+        if self.kind == "recorded" and recorded is not None:
+            start = int(np.random.default_rng(seed).integers(len(recorded)))
+            return arrivals.replay(recorded, count=count, rate=rate, start=start)
+        if self.kind not in _GENERATORS:
+            raise ValueError(f"no arrival process {self.kind!r} (or nothing recorded to repeat)")
+        return _GENERATORS[self.kind](rate=rate, count=count, seed=seed, **self.parameters)
+
+
+def _mixed(*, rate: float, count: int, seed: int, **parameters: float) -> FloatArray:
+    """Half of the requests in clusters, the other half at a wandering rate."""
+    near = arrivals.clusters(rate=rate / 2.0, count=count, seed=seed, **_part(parameters, "clusters"))
+    far = arrivals.wandering(rate=rate / 2.0, count=count, seed=seed + 1, **_part(parameters, "wandering"))
+    return np.asarray(np.sort(np.concatenate([near, far]))[:count])
+
+
+_GENERATORS: dict[str, Callable[..., FloatArray]] = {
+    "poisson": arrivals.poisson,
+    "batches": arrivals.batches,
+    "gamma": arrivals.gamma,
+    "on-off": arrivals.on_off,
+    "clusters": arrivals.clusters,
+    "wandering": arrivals.wandering,
+    "surges": arrivals.surges,
+    "mixed": _mixed,
+}
 
 
 def _part(parameters: dict[str, float], name: str) -> dict[str, float]:

@@ -5,13 +5,12 @@ independently from their distributions. What the operator can do with counts is 
 """
 
 import functools
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
+from wattkeeper.evaluation import workers
 from wattkeeper.evaluation.grid import Grid
 from wattkeeper.evaluation.methods import Latencies, Method, first_half_seconds
 from wattkeeper.evaluation.runs import PERCENTILES, Run
@@ -38,18 +37,8 @@ def replays(
     """Replay all runs once; the result answers for any of them, by the name of its point."""
     one = functools.partial(_replay, requests=requests)
     tasks = [(run, first_half_seconds(run, grid)) for run in runs]
-    found: dict[str, Percentiles] = {}
-
-    def take(answers: Iterable[Percentiles]) -> None:
-        for run, answer in zip(runs, answers, strict=True):
-            found[run.point.name] = answer
-            done(1)
-
-    if processes == 1:
-        take(map(one, tasks))
-    else:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            take(pool.map(one, tasks, chunksize=4))
+    answers = workers.each(one, tasks, processes=processes, done=done)
+    found = {run.point.name: answer for run, answer in zip(runs, answers, strict=True)}
 
     def method(asked: Sequence[Run], percentile: float) -> Latencies:
         at = PERCENTILES.index(percentile)

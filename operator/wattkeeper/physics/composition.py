@@ -7,6 +7,7 @@ timings (Llama-2-7B and Llama-3-8B on A100 and H100) within about 15 %. The exch
 time, as measured all-reduces take.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,14 +155,10 @@ class Composition:
         names = _DTYPES[Precision.BF16]
         if not plain and not self.model.experts_only_quantised:
             names = _DTYPES[self.model.precision]
-        problem: DataFileError | None = None
-        for dtype in names:
-            try:
+        for dtype in names[:-1]:
+            with contextlib.suppress(DataFileError):
                 return self.tables.matrix_product(tokens, columns=round(columns), inner=round(inner), dtype=dtype)
-            except DataFileError as error:
-                problem = error
-        assert problem is not None  # noqa: S101 - `names` is never empty
-        raise problem
+        return self.tables.matrix_product(tokens, columns=round(columns), inner=round(inner), dtype=names[-1])
 
     def _elementwise(self, tokens: FloatArray) -> FloatArray:
         gpu = catalogue.gpu(self.tables.source.accelerator)
