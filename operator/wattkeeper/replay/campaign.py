@@ -9,8 +9,8 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from wattkeeper.rivals.registry import RIVALS, Facts, Parameters
 from wattkeeper.traces.traffic import Traffic
 from wattkeeper.twin import hardware
 
+_Answer = TypeVar("_Answer")
 _WINDOW_SECONDS = 600.0
 _QUEUE_PER_SLOT = 10
 SIZING_SECONDS = 3600.0
@@ -216,35 +217,35 @@ def _tune(
     campaign: Campaign, facts: Facts, pool: "_Pool", say: Callable[[str], None]
 ) -> tuple[dict[str, dict[str, float]], tuple[Tuning, ...]]:
     cells = [
-        _Cell(
-            campaign=campaign,
-            traffic=campaign.tuning,
-            policy=policy,
-            parameters=dict(parameters),
-            facts=facts,
-            seed=0,
-        )
+        _Cell(campaign=campaign, traffic=campaign.tuning, policy=policy, parameters={}, facts=facts, seed=0)
         for policy in campaign.policies
-        if policy in RIVALS
-        for parameters in RIVALS[policy].grid(facts)
+        if policy in RIVALS and RIVALS[policy].grid(facts)
     ]
-    trials: dict[str, list[tuning.Trial]] = {}
-    for cell, found in zip(cells, pool.each(_play, cells), strict=True):
-        trial = tuning.Trial(
-            parameters=cell.parameters, energy_joules=found.energy.total, attainment=found.requests.attainment
-        )
-        trials.setdefault(cell.policy, []).append(trial)
-        say(
-            f"tuning {cell.policy} {_words(cell.parameters)}: {found.energy.total / 3.6e6:.2f} kWh, "
-            f"{100.0 * trial.attainment:.2f} % in SLO"
-        )
     chosen: dict[str, dict[str, float]] = {}
     notes = []
-    for policy, found_trials in trials.items():
-        best = tuning.choose(found_trials, goal=campaign.world.slo.min_attainment)
-        chosen[policy] = dict(best.parameters)
-        notes.append(Tuning(policy=policy, parameters=dict(best.parameters), met=best.met, tried=len(best.trials)))
+    for cell, best in zip(cells, pool.each(_search, cells), strict=True):
+        for trial in best.trials:
+            say(
+                f"tuning {cell.policy} {_words(trial.parameters)}: {trial.energy_joules / 3.6e6:.2f} kWh, "
+                f"{100.0 * trial.attainment:.2f} % in SLO"
+            )
+        chosen[cell.policy] = dict(best.parameters)
+        notes.append(Tuning(policy=cell.policy, parameters=dict(best.parameters), met=best.met, tried=len(best.trials)))
     return chosen, tuple(notes)
+
+
+def _search(cell: _Cell) -> tuning.Tuned:
+    """The whole search of one policy, in one process."""
+
+    def evaluate(parameters: Parameters) -> tuning.Trial:
+        found = _play(replace(cell, parameters=dict(parameters)))
+        return tuning.Trial(
+            parameters=parameters, energy_joules=found.energy.total, attainment=found.requests.attainment
+        )
+
+    rival = RIVALS[cell.policy]
+    goal = cell.campaign.world.slo.min_attainment
+    return tuning.search(rival.grid(cell.facts), evaluate, goal=goal, ordered=rival.ordered)
 
 
 def _words(parameters: Parameters) -> str:
@@ -299,6 +300,6 @@ class _Pool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def each(self, work: Callable[[_Cell], Run], cells: Sequence[_Cell]) -> Iterable[Run]:
+    def each(self, work: Callable[[_Cell], _Answer], cells: Sequence[_Cell]) -> Iterable[_Answer]:
         """In order."""
         return map(work, cells) if self._pool is None else self._pool.map(work, cells)
