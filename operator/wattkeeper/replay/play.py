@@ -5,6 +5,7 @@ the intervals that are recorded. Energy counts from the beginning to the end of 
 then are still followed until they end, or until `SETTLE_SECONDS` are over.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,6 @@ Progress = Callable[[float], None]
 """Told now and then which share of the trace is played, 0..1."""
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One run to be played."""
@@ -59,23 +58,7 @@ def play(cell: Cell, make_policy: MakePolicy, *, progress: Progress | None = Non
 
 def true_hardware(stage: Stage, hardware: ReplicaHardware) -> ReplicaHardware:
     """The simulated engine, slower or hungrier than the twin's tables say where the stage asks for that."""
-    slow, hungry = stage.twin_time_factor, stage.twin_power_factor
-    if slow == hungry == 1.0:
-        return hardware
-    levels = tuple(
-        replace(
-            level,
-            seconds=tuple(slow * each for each in level.seconds),
-            joules=tuple(slow * hungry * each for each in level.joules),
-        )
-        for level in hardware.levels
-    )
-    return replace(
-        hardware,
-        levels=levels,
-        static_watts=hungry * hardware.static_watts,
-        idle_watts=hungry * hardware.idle_watts,
-    )
+    return twin_hardware.perturbed(hardware, time=stage.twin_time_factor, power=stage.twin_power_factor)
 
 
 class _Play:
@@ -99,9 +82,7 @@ class _Play:
             arrivals=trace.arrivals(),
             router=ROUTERS[stage.router](),
         )
-        engine = twin_hardware.replica_hardware(
-            model=stage.model, accelerator=stage.accelerator, engine=stage.engine
-        )
+        engine = twin_hardware.replica_hardware(model=stage.model, accelerator=stage.accelerator, engine=stage.engine)
         self._deployment = Deployment(
             fleet,
             name=SERVICE,
@@ -116,9 +97,7 @@ class _Play:
             self._source, stage.metrics.collect_seconds, clock=lambda: EPOCH_SECONDS + fleet.now
         )
         self._policy = make_policy(self._deployment, self._collector)
-        self._check = DecisionCheck(
-            self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas
-        )
+        self._check = DecisionCheck(self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas)
         self._recorder = Recorder(
             self._deployment, interval_seconds=cell.interval_seconds, parked_counts=stage.parked_counts
         )
@@ -172,7 +151,10 @@ class _Play:
             "record": self._recorder.interval_seconds,
         }
         # Counted, not added up: a week of steps must not drift apart.
-        due = {name: (1 if name == "record" else 0) for name in steps}
+        due = dict.fromkeys(steps, 0)
+        due["record"] = 1
+        # The first query comes when each pod was scraped once.
+        due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
         while fleet.now < end:
             now = min(end, *(due[name] * step for name, step in steps.items()))
             self._deployment.advance(now)
@@ -229,15 +211,23 @@ class _Play:
         if wanted.hardware is not None and wanted.hardware != self._engine:
             self._engine = wanted.hardware
             deployment.roll_out(true_hardware(self._cell.stage, wanted.hardware))
-        card, before = deployment.hardware.card, deployment.power
-        watts, clock = before
+        before = self._limits()
+        if wanted.gpu_limits is not None:
+            deployment.limit(wanted.gpu_limits)
+        card = deployment.hardware.card
+        watts, clock = deployment.power
         if wanted.watts is not None:
             watts = None if wanted.watts >= card.tdp_watts else wanted.watts
         if wanted.clock_mhz is not None:
             clock = None if wanted.clock_mhz >= card.maximum_clock_mhz else wanted.clock_mhz
-        if (watts, clock) != before:
+        if (watts, clock) != deployment.power:
             deployment.set_power(watts=watts, clock_mhz=clock)
-            self._changes["caps"] += 1
+        self._changes["caps"] += self._limits() != before
+
+    def _limits(self) -> set[tuple[float | None, float | None]]:
+        """Limits that GPUs of ready pods are asked to keep; which GPU has which does not count as a change."""
+        ready = self._deployment.service.ready()
+        return {(gpu.requested_watts, gpu.requested_clock_mhz) for member in ready for gpu in member.gpus}
 
     def _settle(self) -> None:
         """Follow what is under way; its energy is no longer counted."""
