@@ -7,11 +7,12 @@ of no use.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from wattkeeper.traces.trace import IntArray, Trace
+from wattkeeper.traces.trace import Arrival, FloatArray, IntArray, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,34 @@ class PrefixBlocks:
 class PrefixTrace(Trace):
     """A trace whose prompts are known by their blocks; `cached_tokens` are the hits of a cache without limit.
 
-    Parts and copies of it (`until`, `repeated`, `scaled`) are plain traces with these hits.
+    Copies of a request (`repeated`, `scaled`) have its blocks: the same content comes again.
     """
 
     blocks: PrefixBlocks
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """The requests one by one, with their blocks."""
+        offsets = self.blocks.offsets.tolist()
+        for index, plain in enumerate(super().arrivals()):
+            yield plain._replace(blocks=tuple(self.blocks.ids[offsets[index] : offsets[index + 1]].tolist()))
+
+    def _pick(self, times: FloatArray, index: IntArray, span_seconds: float) -> "PrefixTrace":
+        plain = super()._pick(times, index, span_seconds)
+        chosen = [self.blocks.of(request) for request in index[np.argsort(times, kind="stable")].tolist()]
+        blocks = PrefixBlocks(
+            block_tokens=self.blocks.block_tokens,
+            ids=np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64),
+            offsets=np.cumsum([0, *map(len, chosen)], dtype=np.int64),
+        )
+        return PrefixTrace(
+            times_seconds=plain.times_seconds,
+            prompt_tokens=plain.prompt_tokens,
+            output_tokens=plain.output_tokens,
+            cached_tokens=np.minimum(blocks.hits() * blocks.block_tokens, plain.prompt_tokens),
+            span_seconds=span_seconds,
+            repairs=self.repairs,
+            blocks=blocks,
+        )
 
     def cached_under(self, cache_blocks: int | None) -> IntArray:
         """Prompt tokens of each request that a cache of so many blocks holds; shape (N,)."""

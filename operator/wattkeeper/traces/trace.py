@@ -28,6 +28,8 @@ class Arrival(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
+    blocks: tuple[int, ...] = ()
+    """Ids of the prompt's prefix blocks, where the trace knows them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,14 @@
 """Services of many replicas: arrivals, router, pods that start and drain, energy per GPU and per service.
 
-The router sends each request to the ready pod with the fewest outstanding requests. It learns of completions once per
-`ROUTER_PERIOD_SECONDS` (as a gateway learns from its last look at the pods) and counts what it sent itself at once; the
-period begins with an arrival, so nothing is simulated in vain while there is no traffic.
+A router (`twin.routers`) learns of completions once per `ROUTER_PERIOD_SECONDS` (as a gateway learns from its last look
+at the pods) and counts what it sent itself at once; the period begins with an arrival, so nothing is simulated in vain
+while there is no traffic.
 
 A pod that is taken away drains: it gets no new requests and has `grace_seconds` to finish those it has; what is left is
 lost. Without any ready pod requests are refused.
 """
 
 import enum
-import heapq
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +18,7 @@ from wattkeeper.twin.ledger import Ledger, SloTargets
 from wattkeeper.twin.nodes import Gpu, Holder, Inventory
 from wattkeeper.twin.replica import Replica
 from wattkeeper.twin.request import Request
+from wattkeeper.twin.routers import LeastOutstanding, Router
 
 ROUTER_PERIOD_SECONDS = 0.25
 PodKey = tuple[str, str]
@@ -61,12 +60,16 @@ class Service:
     arrivals: Iterator[Arrival]
     start_seconds: float = 0.0
     """Simulated time of the trace's zero."""
+    router: Router = field(default_factory=LeastOutstanding)
     members: dict[PodKey, Member] = field(default_factory=dict)
     energy_joules: float = 0.0
+    startup_joules: float = 0.0
+    """Of `energy_joules`, by pods that start."""
+    idle_joules: float = 0.0
+    """Of `energy_joules`, by engines without a request."""
     gpu_seconds: float = 0.0
     ledger: Ledger = field(init=False)
     _next: Arrival | None = field(init=False, default=None)
-    _turn: "itertools.count[int]" = field(init=False, default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.slo)
@@ -75,7 +78,7 @@ class Service:
     def begin(self, now: float) -> None:
         """Let the trace start now, and count energy from now on."""
         self.start_seconds = now
-        self.energy_joules = self.gpu_seconds = 0.0
+        self.energy_joules = self.gpu_seconds = self.startup_joules = self.idle_joules = 0.0
 
     def ready(self) -> list[Member]:
         """Pods that take requests."""
@@ -91,26 +94,20 @@ class Service:
         arrival, start = self._next, self.start_seconds
         limit = end_seconds - start
         while arrival is not None and arrival.time_seconds < limit:
-            time, prompt, output, cached = arrival
-            batch.append(Request(start + time, prompt, output, cached))
+            time, prompt, output, cached, blocks = arrival
+            batch.append(Request(start + time, prompt, output, cached, blocks))
             arrival = next(self.arrivals, None)
         self._next = arrival
         return batch
 
     def route(self, batch: list[Request]) -> None:
-        """Send each request to the ready pod with the fewest outstanding."""
+        """Send each request to a ready pod; without one all are lost."""
         self.ledger.arrived += len(batch)
-        ready = self.ready()
-        if not ready:
+        replicas = [member.replica for member in self.ready() if member.replica is not None]
+        if replicas:
+            self.router.route(batch, replicas)
+        else:
             self.ledger.lose(len(batch), "no_ready_pod")
-            return
-        turn = self._turn
-        heap = [(m.replica.outstanding, next(turn), m.replica) for m in ready if m.replica is not None]
-        heapq.heapify(heap)
-        for request in batch:
-            outstanding, _, replica = heap[0]
-            replica.submit((request,))
-            heapq.heapreplace(heap, (outstanding + 1, next(turn), replica))
 
 
 class Fleet:
@@ -120,6 +117,8 @@ class Fleet:
         self.inventory = inventory
         self.services: dict[str, Service] = {}
         self.now = now
+        self.parked_joules = 0.0
+        """By GPUs that no pod holds."""
 
     # Pods
 
@@ -184,6 +183,7 @@ class Fleet:
         for gpu in self.inventory.all():
             if gpu.holder is None:
                 seconds = until - before
+                self.parked_joules += gpu.card.parked_watts * seconds
                 gpu.spend(joules=gpu.card.parked_watts * seconds, seconds=seconds)
                 gpu.clock_mhz, gpu.utilisation = gpu.card.minimum_clock_mhz, 0.0
         for service in self.services.values():
@@ -229,9 +229,12 @@ class Fleet:
                 0.0,
                 member.hardware.card.maximum_clock_mhz,
             )
+            service.startup_joules += joules * len(member.gpus)
         else:
             joules = replica.energy_joules - member.energy_joules
             busy = (replica.busy_seconds - member.busy_seconds) / seconds
+            idle_seconds = max(0.0, 1.0 - busy) * seconds
+            service.idle_joules += member.hardware.idle_watts * idle_seconds * len(member.gpus)
             clock = replica.clock_mhz
             member.energy_joules, member.busy_seconds = replica.energy_joules, replica.busy_seconds
         for gpu in member.gpus:

@@ -1,5 +1,7 @@
 """One request and the latencies that its client sees."""
 
+from collections.abc import Sequence
+
 FRONT_END_SECONDS = 0.005
 """HTTP, tokeniser and detokeniser: seen by the client in TTFT and end-to-end time, no engine time."""
 
@@ -8,15 +10,17 @@ class Request:
     """One request on its way through a replica. Times in seconds; `cached` prompt tokens may come from the cache."""
 
     __slots__ = (
-        "arrival", "base", "cached", "computed", "first_token", "generated", "last_token", "output", "preemptions",
-        "prompt", "scheduled", "sequence",
+        "arrival", "base", "blocks", "cached", "computed", "first_token", "generated", "last_token", "output",
+        "preemptions", "prompt", "scheduled", "sequence",
     )  # fmt: skip
 
-    def __init__(self, arrival: float, prompt: int, output: int, cached: int = 0) -> None:
+    def __init__(self, arrival: float, prompt: int, output: int, cached: int = 0, blocks: Sequence[int] = ()) -> None:
         self.arrival = arrival
         self.prompt = prompt
         self.output = output
         self.cached = cached
+        self.blocks = blocks
+        """Ids of the prompt's prefix blocks, for routers that look at them."""
         self.computed = 0
         self.generated = 0
         self.preemptions = 0
