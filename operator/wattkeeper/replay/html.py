@@ -11,7 +11,7 @@ import jinja2
 from wattkeeper.replay import spread, table
 from wattkeeper.replay.pictures import stem
 from wattkeeper.replay.result import Note, ReplayReport
-from wattkeeper.replay.style import looks
+from wattkeeper.replay.style import OURS, looks
 
 _CAPTIONS = {
     "time": "Over time, first seed. Latencies are p95 of the requests that arrived in an interval; where intervals are "
@@ -70,7 +70,7 @@ def headline(report: ReplayReport) -> tuple[str, ...]:
     lines = []
     for facts in report.traces:
         rows = table.rows(report, facts.name)
-        ours = next((row for row in rows if row.policy == "wattkeeper" and row.saved and row.attainment), None)
+        ours = next((row for row in rows if row.policy == OURS and row.saved and row.attainment), None)
         if ours is None or ours.saved is None or ours.attainment is None:
             continue
         line = (
@@ -78,7 +78,7 @@ def headline(report: ReplayReport) -> tuple[str, ...]:
             f"{ours.attainment.text(digits=2)} % of all requests within the SLO"
         )
         line += "" if ours.reached else ", which is below the goal"
-        others = [row for row in rows if row.policy != "wattkeeper" and row.reached and row.saved is not None]
+        others = [row for row in rows if row.policy != OURS and row.reached and row.saved is not None]
         if others:
             best = min(others, key=lambda row: row.energy_kwh)
             if best.saved is not None:

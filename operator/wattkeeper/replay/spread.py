@@ -3,7 +3,8 @@
 Where a trace has at least three blocks, blocks and seeds are drawn with replacement, the same blocks for both policies
 that are compared (a paired bootstrap): a block is a day of a trace of three days or more, else an hour. It tells how
 far the figure would move on other hours like these. Shorter traces have the Student interval over their seeds. With
-one seed and fewer than three blocks there is no interval.
+one seed and fewer than three blocks there is none for savings. Intervals of attainment are never narrower than Wilson's
+for that many requests, so that no missed request does not look like certainty.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,23 @@ def attainment(runs: Sequence[Run]) -> Estimate | None:
     met, arrived = sum(run.requests.met for run in runs), sum(run.requests.arrived for run in runs)
     if arrived == 0:
         return None
-    return _estimate(met / arrived, _blocks([(run.hours.met, run.hours.arrived) for run in runs]), sign=1.0)
+    found = _estimate(met / arrived, _blocks([(run.hours.met, run.hours.arrived) for run in runs]), sign=1.0)
+    # Seeds play the same requests: only one seed's worth of them is evidence.
+    low, high = _wilson(met / arrived, arrived / len(runs))
+    lows, highs = [100.0 * low, found.low], [100.0 * high, found.high]
+    return Estimate(
+        value=found.value,
+        low=min(each for each in lows if each is not None),
+        high=min(100.0, max(each for each in highs if each is not None)),
+    )
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` requests."""
+    z = float(stats.norm.ppf((1.0 + LEVEL) / 2.0))
+    middle = (share + z**2 / (2.0 * count)) / (1.0 + z**2 / count)
+    half = z / (1.0 + z**2 / count) * (share * (1.0 - share) / count + z**2 / (4.0 * count**2)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _pairs(runs: Sequence[Run], baseline: Sequence[Run]) -> list[tuple[Run, Run]]:

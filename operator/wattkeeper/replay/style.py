@@ -10,6 +10,8 @@ from typing import Any, Literal
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+OURS = "wattkeeper"
+"""Name of the planner in reports: shown beside the baseline, and in the headline."""
 GOAL_COLOUR = "#b2182b"
 DPI = 110
 Line = Literal["-", "--", "-.", ":"]
@@ -26,7 +28,7 @@ class Look:
 
 
 _KNOWN = {
-    "wattkeeper": Look("#009e73", "-", "*", 2.4),
+    OURS: Look("#009e73", "-", "*", 2.4),
     "static-peak": Look("#7f7f7f", "-", "s"),
     "static-p95": Look("#333333", "--", "D"),
     "static-cap": Look("#cc79a7", "-", "v"),

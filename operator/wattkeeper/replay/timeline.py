@@ -38,14 +38,13 @@ def draw(report: ReplayReport, trace: str, policies: Sequence[str], path: Path) 
     all_axes[-1].set_xlabel(f"{unit} since the trace began")
     all_axes[-1].set_xlim(0, last / seconds)
     all_axes[-1].xaxis.set_major_locator(MultipleLocator(step))
-    figure.suptitle(trace, fontsize=12)
     handles = [
         entry(run.policy, colour=look.colour, line=look.line, width=look.width)
         for run in runs
         for look in (colours[run.policy],)
     ]
     handles.append(entry("SLO target", colour=GOAL_COLOUR, line="--"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), frameon=False, title=trace)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
 
