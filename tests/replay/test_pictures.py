@@ -88,7 +88,7 @@ def test_the_page_holds_everything_and_loads_nothing(report, drawn, tmp_path):
 def test_the_headline_names_the_best_other_policy_at_the_goal(report):
     (line,) = html.headline(report)
     assert line.startswith(f"{TRACE}: ")
-    assert "less GPU energy than static-peak" in line
+    assert "of the GPU energy of static-peak" in line
     assert "the best other policy at the goal" in line
     assert html.headline(replace(report, runs=report.of("static-peak"))) == ()
 

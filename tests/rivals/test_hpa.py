@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.rivals.looks import look, reading, waiting
 from wattkeeper.rivals.hpa import HorizontalPodAutoscaler, kv_usage_metric, waiting_metric
@@ -176,3 +178,26 @@ def test_bad_parameters_are_refused():
         replace(DOWN, window_seconds=7200.0)
     with pytest.raises(PolicySettingsError, match="Disabled"):
         ScalingRules(window_seconds=0.0, policies=())
+
+
+READING = st.one_of(st.none(), st.floats(0.0, 500.0))
+
+
+@given(
+    syncs=st.lists(st.tuples(st.lists(READING, min_size=1, max_size=12), st.integers(0, 6)), min_size=1, max_size=30),
+    low=st.integers(1, 3),
+    high=st.integers(3, 20),
+)
+def test_never_beyond_bounds_nor_faster_than_the_policies_allow(syncs, low, high):
+    policy = hpa(behavior=Behavior(), low=low, high=high)
+    replicas, trail = low, [low]
+    for index, (values, starting) in enumerate(syncs):
+        ready = max(1, replicas - starting)
+        view = look(15.0 * index, waiting(*values), ready=ready, starting=replicas - ready)
+        replicas = policy.decide(view).replicas or replicas
+        assert low <= replicas <= high
+        assert replicas <= max(2 * trail[-1], trail[-1] + 4)
+        trail.append(replicas)
+        if index < 20:
+            # The window of five minutes still holds every recommendation: nothing goes yet.
+            assert trail[-1] >= trail[-2]

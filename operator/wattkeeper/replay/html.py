@@ -74,7 +74,7 @@ def headline(report: ReplayReport) -> tuple[str, ...]:
         if ours is None or ours.saved is None or ours.attainment is None:
             continue
         line = (
-            f"{facts.name}: {ours.saved.text()} % less GPU energy than {report.baseline}, "
+            f"{facts.name}: Wattkeeper saved {ours.saved.text()} % of the GPU energy of {report.baseline}, with "
             f"{ours.attainment.text(digits=2)} % of all requests within the SLO"
         )
         line += "" if ours.reached else ", which is below the goal"

@@ -1,6 +1,6 @@
 """A queueing autoscaler on means, in the way of llm-d's workload variant autoscaler.
 
-Source: llm-d workload-variant-autoscaler 0.9 (`pkg/analyzer`: queue analyser; its guides "HPA integration" and
+Source: llm-d workload-variant-autoscaler 0.6 (its queue analyser, there as an experiment; guides "HPA integration" and
 "Configuration"). Every 60 s (`GLOBAL_OPT_INTERVAL`) it takes the rate of finished requests and the mean lengths of
 prompts and answers, and publishes how many replicas serve that rate with mean TTFT and mean ITL within their targets:
 ceil(rate / largest rate that one replica serves so). The model is a chain of states with alpha, beta and gamma from a
