@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from wattkeeper.domain.observation import PodReading
 from wattkeeper.rivals.hpa_behavior import Behavior, Pace
 from wattkeeper.rivals.hpa_metrics import TOLERANCE, Metric, PodsMetric
-from wattkeeper.rivals.readings import Query
-from wattkeeper.rivals.settings import PolicySettingsError, at_least
+from wattkeeper.rivals.readings import STALE_SECONDS, Query
+from wattkeeper.rivals.settings import PolicySettingsError, at_least, positive
 from wattkeeper.rivals.types import Decision, Look
 
 SYNC_SECONDS = 15.0
@@ -34,10 +34,12 @@ class HorizontalPodAutoscaler:
         max_replicas: int,
         behavior: Behavior | None = None,
         tolerance: float = TOLERANCE,
+        stale_seconds: float = STALE_SECONDS,
     ) -> None:
         at_least("min_replicas", min_replicas, 1)
         at_least("max_replicas", max_replicas, min_replicas)
         at_least("tolerance", tolerance, 0.0)
+        positive("stale_seconds", stale_seconds)
         if not metrics:
             raise PolicySettingsError(f"{name}: an autoscaler needs at least one metric")
         self.name = name
@@ -46,7 +48,7 @@ class HorizontalPodAutoscaler:
         self._minimum, self._maximum = min_replicas, max_replicas
         self._tolerance = tolerance
         self._pace = Pace(behavior or Behavior())
-        self._query = Query()
+        self._query = Query(stale_seconds=stale_seconds)
 
     def decide(self, look: Look) -> Decision:
         """One sync of the controller. Without any metric nothing changes."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from wattkeeper.rivals.hpa import SYNC_SECONDS, HorizontalPodAutoscaler
 from wattkeeper.rivals.hpa_behavior import Behavior
 from wattkeeper.rivals.hpa_metrics import ExternalMetric
-from wattkeeper.rivals.readings import Readings
+from wattkeeper.rivals.readings import STALE_SECONDS, Readings
 from wattkeeper.rivals.settings import at_least, positive
 from wattkeeper.rivals.types import Decision, Look
 
@@ -54,6 +54,7 @@ class ScaledObject:
         use_cached_metrics: bool = False,
         ignore_null_values: bool = True,
         fallback: Fallback | None = None,
+        stale_seconds: float = STALE_SECONDS,
     ) -> None:
         positive("threshold", threshold)
         positive("polling_seconds", polling_seconds)
@@ -71,6 +72,7 @@ class ScaledObject:
             min_replicas=min_replicas,
             max_replicas=max_replicas,
             behavior=behavior,
+            stale_seconds=stale_seconds,
         )
 
     def decide(self, look: Look) -> Decision:

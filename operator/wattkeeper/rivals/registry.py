@@ -118,6 +118,7 @@ def _hpa(name: str, metric: Callable[[float], Metric]) -> Callable[[Setting, Par
             min_replicas=whole(_MINIMUM, given[_MINIMUM]),
             max_replicas=setting.max_replicas,
             behavior=_window(given[_WINDOW]),
+            stale_seconds=setting.stale_seconds,
         )
 
     return make
@@ -130,6 +131,7 @@ def _keda(setting: Setting, given: Parameters) -> Policy:
         min_replicas=whole(_MINIMUM, given[_MINIMUM]),
         max_replicas=setting.max_replicas,
         behavior=_window(given[_WINDOW]),
+        stale_seconds=setting.stale_seconds,
     )
 
 

@@ -40,6 +40,8 @@ class Setting:
     replica_rps: float
     """Requests per second that one replica serves within the SLO, as a load test shows."""
     server: ServerModel
+    scrape_seconds: float = 15.0
+    """Between two scrapes of a pod."""
     power_cap: RangeLever | None = None
     """Watts that each GPU can be limited to; None: it cannot."""
     clock: RangeLever | None = None
@@ -49,11 +51,17 @@ class Setting:
         at_least("min_replicas", self.min_replicas, 1)
         at_least("max_replicas", self.max_replicas, self.min_replicas)
         positive("replica_rps", self.replica_rps)
+        positive("scrape_seconds", self.scrape_seconds)
         if not self.demand_rps or not all(math.isfinite(rate) and rate >= 0.0 for rate in self.demand_rps):
             raise PolicySettingsError(
                 "demand_rps must hold the request rate of at least one window of the tuning days, none of them "
                 "negative: check that the tuning days have requests"
             )
+
+    @property
+    def stale_seconds(self) -> float:
+        """Age from which a reading is gone (`rivals.readings`)."""
+        return 2.0 * self.scrape_seconds
 
     def replicas_for(self, percentile: float) -> int:
         """Replicas that serve this percentile (0..100) of the windows of the tuning days, within the bounds."""

@@ -28,6 +28,8 @@ INTERVAL_SECONDS = 60.0
 WINDOW_SECONDS = 240.0
 _QUEUE_PER_SLOT = 10
 _LARGEST_LOAD = 0.999
+_STALE_SECONDS = 300.0
+"""Its collector takes samples up to this old."""
 _RULES = ScalingRules(
     window_seconds=WINDOW_SECONDS, policies=(ScalingPolicy(unit=Unit.PODS, value=10, period_seconds=150.0),)
 )
@@ -74,6 +76,7 @@ class QueueingAutoscaler:
             min_replicas=min_replicas,
             max_replicas=max_replicas,
             behavior=behavior or Behavior(up=_RULES, down=_RULES),
+            stale_seconds=_STALE_SECONDS,
         )
 
     def decide(self, look: Look) -> Decision:
