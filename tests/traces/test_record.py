@@ -17,9 +17,9 @@ from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.promql import QuerySettings
 from wattkeeper.traces import history
-from wattkeeper.traces.history import Gaps
 from wattkeeper.traces.record import record
 from wattkeeper.traces.trace import TraceError
+from wattkeeper.traces.windows import Gaps
 
 WINDOW, SCRAPE = 300, 30
 END = 1_700_000_400

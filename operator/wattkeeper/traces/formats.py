@@ -8,6 +8,7 @@
 | one's own | CSV with time_s or timestamp, prompt_tokens, output_tokens, and perhaps cached_tokens |
 | Vidur | CSV with arrived_at (s), num_prefill_tokens, num_decode_tokens |
 | pairs of lengths | the same without arrived_at (ShareGPT and others as Vidur keeps them) |
+| history | JSON that `wattkeeper traces record` writes |
 | rates | CSV with minute_since_start, req_per_min (Azure 2024, digitised) or t_s, rate_rps (ServeGen, summed) |
 """
 
@@ -19,24 +20,27 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from wattkeeper.traces.prefixes import PrefixBlocks, PrefixTrace
+from wattkeeper.traces import history
+from wattkeeper.traces.history import History
+from wattkeeper.traces.prefixes import PrefixBlocks, PrefixTrace, with_blocks
 from wattkeeper.traces.reading import Requests, Where, rows
 from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
 MOONCAKE_BLOCK_TOKENS = 512
+Found = Trace | RateSeries | Lengths | History
 _RATE_COLUMNS = (("minute_since_start", "req_per_min", 60.0, 1 / 60.0), ("t_s", "rate_rps", 1.0, 1.0))
 _LENGTH_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
 
 
-def load(path: Path) -> Trace | RateSeries:
-    """Requests or rates of a file of any of the known formats.
+def load(path: Path, *, seed: int = 0) -> Trace | RateSeries:
+    """Requests or rates of a file of any of the known formats; those of a history are drawn with the seed.
 
     Raises TraceError: unreadable, of none of them, a line is wrong, or it holds lengths only.
     """
     found = read(path)
     if isinstance(found, Lengths):
         raise TraceError(f"{path}: holds lengths without times of arrival; draw them with a rate instead")
-    return found
+    return found.requests(seed=seed) if isinstance(found, History) else found
 
 
 def sharegpt(path: Path) -> Lengths:
@@ -47,8 +51,10 @@ def sharegpt(path: Path) -> Lengths:
     return found
 
 
-def read(path: Path) -> Trace | RateSeries | Lengths:
+def read(path: Path) -> Found:
     """Whatever a file holds. Raises TraceError: unreadable, of no known format, or a line is wrong."""
+    if history.recorded(path):
+        return history.read(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             first = file.readline()
@@ -149,22 +155,13 @@ def _mooncake(path: Path, file: TextIO) -> PrefixTrace:
             where.tokens("output_length", record["output_length"]),
         )
         ids.append([numbers.setdefault(block, len(numbers)) for block in blocks])
-    plain = found.trace()
     ordered = [ids[index] for index in found.order().tolist()]
     blocks = PrefixBlocks(
         block_tokens=MOONCAKE_BLOCK_TOKENS,
         ids=np.array([block for request in ordered for block in request], dtype=np.int64),
         offsets=np.cumsum([0, *map(len, ordered)], dtype=np.int64),
     )
-    return PrefixTrace(
-        times_seconds=plain.times_seconds,
-        prompt_tokens=plain.prompt_tokens,
-        output_tokens=plain.output_tokens,
-        cached_tokens=np.minimum(blocks.hits() * MOONCAKE_BLOCK_TOKENS, plain.prompt_tokens),
-        span_seconds=plain.span_seconds,
-        repairs=plain.repairs,
-        blocks=blocks,
-    )
+    return with_blocks(found.trace(), blocks)
 
 
 def _rates(time_column: str, rate_column: str, time_unit: float, rate_unit: float) -> Callable[..., RateSeries]:
