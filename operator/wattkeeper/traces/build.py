@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from wattkeeper.domain.workload import LengthDistribution
 from wattkeeper.traces import formats, generate, processes, rates, sources, windows
 from wattkeeper.traces.history import History
@@ -121,7 +123,8 @@ def _of_windows(asked: TraceSpec, found: History | ServeGen) -> Traffic:
 
 
 def _of_rates(asked: TraceSpec, series: RateSeries, data: Path | None) -> Traffic:
-    start, end = _part(asked, series.times_seconds[-1])
+    # The last rate holds for as long as those before.
+    start, end = _part(asked, series.times_seconds[-1] + float(np.median(np.diff(series.times_seconds))))
     intensity = rates.intensity(
         series, start_seconds=start, end_seconds=end, scale=asked.scale, noise=asked.noise, seed=asked.seed
     )

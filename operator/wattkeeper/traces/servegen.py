@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray, LengthDistribution
 from wattkeeper.traces import windows
-from wattkeeper.traces.reading import rows
+from wattkeeper.traces.reading import Lines, fields, rows
 from wattkeeper.traces.trace import RateSeries, Trace, TraceError, joined
 from wattkeeper.traces.windows import Gaps, Stretch
 
@@ -105,8 +105,8 @@ def load(rates: Path, lengths: Path) -> ServeGen:
     found: list[float] = []
     cvs: list[float] = []
     try:
-        with rates.open(encoding="utf-8", newline="") as file:
-            for where, row in rows(rates, file):
+        with Lines(rates) as lines:
+            for where, row in rows(lines, fields(next(lines, "")), lines):
                 time = where.number("t_s", row.get("t_s"))
                 if times and time <= times[-1]:
                     raise where.error("t_s", time, "more than in the line before (times do not ascend)")
