@@ -19,6 +19,8 @@ from wattkeeper.traces.servegen import ServeGen
 from wattkeeper.traces.spec import TraceSpec
 from wattkeeper.traces.trace import Arrival, Drawable, Lengths, RateSeries, Trace, TraceError, joined
 
+GAP_STEPS = 1.5
+"""Of the usual distance between two rates: more is a gap."""
 _PAIR = re.compile(r"(\d+)(?:~(\d*\.?\d+))?/(\d+)(?:~(\d*\.?\d+))?")
 
 
@@ -128,7 +130,10 @@ def _of_rates(asked: TraceSpec, series: RateSeries, data: Path | None) -> Traffi
     intensity = rates.intensity(
         series, start_seconds=start, end_seconds=end, scale=asked.scale, noise=asked.noise, seed=asked.seed
     )
-    return _drawn(asked, intensity, data)
+    steps = np.diff(series.times_seconds)
+    missing = int((steps > GAP_STEPS * np.median(steps)).sum())
+    notes = (f"{missing} gaps between rates, bridged by straight lines",) if missing else ()
+    return _drawn(asked, intensity, data, notes)
 
 
 def _generated(asked: TraceSpec, data: Path | None) -> Traffic:
@@ -177,13 +182,13 @@ def _generated(asked: TraceSpec, data: Path | None) -> Traffic:
     return _drawn(asked, intensity, data)
 
 
-def _drawn(asked: TraceSpec, intensity: rates.Intensity, data: Path | None) -> Traffic:
+def _drawn(asked: TraceSpec, intensity: rates.Intensity, data: Path | None, notes: tuple[str, ...] = ()) -> Traffic:
     lengths = _lengths(asked, data)
 
     def parts() -> Iterator[Trace]:
         return rates.draw(intensity, lengths=lengths, seed=asked.seed, cv=asked.cv or 1.0, prefix_hit_ratio=asked.hit)
 
-    return Traffic(name=asked.text, span_seconds=intensity.span_seconds, notes=(), parts=parts)
+    return Traffic(name=asked.text, span_seconds=intensity.span_seconds, notes=notes, parts=parts)
 
 
 def _lengths(asked: TraceSpec, data: Path | None) -> Drawable:

@@ -29,6 +29,8 @@ from wattkeeper.traces.tables import Table
 from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
 MOONCAKE_BLOCK_TOKENS = 512
+MOST_REQUESTS_PER_SECOND = 1e6
+"""More is taken for another unit or a broken file."""
 Found = Trace | RateSeries | Lengths | History
 _RATE_COLUMNS = (("minute_since_start", "req_per_min", 60.0, 1 / 60.0), ("t_s", "rate_rps", 1.0, 1.0))
 _LENGTH_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
@@ -70,9 +72,8 @@ def read(path: Path) -> Found:
         for columns, reader in _READERS:
             if columns <= set(header):
                 return reader(lines, header)
-    known = "; ".join(
-        ", ".join(sorted(columns)) for columns in (*(t.columns for t in TABLES), *(c for c, _ in _READERS))
-    )
+    every = [*(table.columns for table in TABLES), *(columns for columns, _ in _READERS)]
+    known = "; ".join(", ".join(sorted(columns)) for columns in every)
     raise TraceError(
         f"{path}:1: unknown format; expected Mooncake's JSON lines or a CSV whose header has the columns of one of: "
         f"{known}. Rename the columns of a file of your own to time_s, prompt_tokens, output_tokens"
@@ -149,6 +150,8 @@ def _rates(time_column: str, rate_column: str, time_unit: float, rate_unit: floa
                 raise where.error(time_column, row[time_column], "more than in the line before (times do not ascend)")
             times.append(time)
             rates.append(where.number(rate_column, row[rate_column]) * rate_unit)
+            if rates[-1] > MOST_REQUESTS_PER_SECOND:
+                raise where.error(rate_column, row[rate_column], f"at most {MOST_REQUESTS_PER_SECOND:g} per second")
         if len(times) < 2:
             raise TraceError(f"{lines.path}: holds {len(times)} rates, at least 2 are needed")
         return RateSeries(times_seconds=tuple(time - times[0] for time in times), requests_per_second=tuple(rates))

@@ -36,7 +36,7 @@ class Window:
     restarts: float
     """Times that a request counter began anew."""
     dispersion: float | None = None
-    """Index of dispersion (variance over mean) of requests per COUNT_SECONDS within the window; None: not known."""
+    """Index of dispersion (variance over mean) of requests per minute within the window; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from wattkeeper.traces.trace import IntArray, Trace, TraceError
 
 MOST_TOKENS = 10_000_000
 """More in one request is taken for another unit or a broken file."""
+LONGEST_SPAN_SECONDS = 10 * 366 * 86400.0
+"""A longer trace is taken for another unit of time or a broken stamp."""
 _ADVICE = "correct or remove this line"
 
 
@@ -199,6 +201,11 @@ class Requests:
         times = np.array(self._times, dtype=np.float64)
         times = times if order is None else times[order]
         times -= times[0]
+        if times[-1] > LONGEST_SPAN_SECONDS:
+            raise TraceError(
+                f"{self._path}: the times span {times[-1] / 86400.0:,.0f} days: is their unit that of the format, and "
+                "are the first and last time right?"
+            )
         columns = []
         for column in (self._prompts, self._outputs, self._cached):
             values = np.array(column if column else np.zeros(0), dtype=np.int64)

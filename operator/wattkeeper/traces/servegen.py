@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray, LengthDistribution
 from wattkeeper.traces import windows
-from wattkeeper.traces.reading import Lines, fields, rows
+from wattkeeper.traces.reading import MOST_TOKENS, Lines, fields, rows
 from wattkeeper.traces.trace import RateSeries, Trace, TraceError, joined
 from wattkeeper.traces.windows import Gaps, Stretch
 
@@ -39,6 +39,8 @@ class ServeGen:
     """Windows of which the collection has nothing, or too little to be true."""
     prompt: LengthDistribution
     output: LengthDistribution
+    repairs: tuple[str, ...] = ()
+    """Of the lengths."""
 
     @property
     def window_seconds(self) -> float:
@@ -71,7 +73,8 @@ class ServeGen:
             )
         number = int(self.gap.sum())
         done = {Gaps.BRIDGE: "bridged", Gaps.SKIP: "skipped", Gaps.EMPTY: "taken as empty"}[gaps]
-        return found, (f"{number} of {len(self.gap)} windows are gaps of the collection, {done}",) if number else ()
+        gaps_found = (f"{number} of {len(self.gap)} windows are gaps of the collection, {done}",) if number else ()
+        return found, (*gaps_found, *self.repairs)
 
     def requests(
         self,
@@ -132,23 +135,31 @@ def load(rates: Path, lengths: Path) -> ServeGen:
     values[at], burst[at] = found, cvs
     gap = values < GAP_SHARE * np.median(found)
     values[gap] = np.interp(grid[gap], grid[~gap], values[~gap])
+    prompt, zero_prompts = _histogram(lengths, histograms, "input_tokens_hist")
+    output, zero_outputs = _histogram(lengths, histograms, "output_tokens_hist")
+    zeros = (("prompts", zero_prompts), ("answers", zero_outputs))
     return ServeGen(
         times_seconds=grid,
         requests_per_second=values,
         coefficient_of_variation=burst,
         gap=gap,
-        prompt=_histogram(lengths, histograms, "input_tokens_hist"),
-        output=_histogram(lengths, histograms, "output_tokens_hist"),
+        prompt=prompt,
+        output=output,
+        repairs=tuple(f"{share:.2%} of {what} with a length of 0 tokens, taken as 1" for what, share in zeros if share),
     )
 
 
-def _histogram(path: Path, body: object, name: str) -> LengthDistribution:
+def _histogram(path: Path, body: object, name: str) -> tuple[LengthDistribution, float]:
+    """The distribution, and the share of lengths of zero in it."""
     try:
-        pairs = sorted((max(1.0, float(k)), float(v)) for k, v in body[name].items())  # type: ignore[index]
+        pairs = sorted((float(k), float(v)) for k, v in body[name].items())  # type: ignore[index]
+        if not all(0.0 <= tokens <= MOST_TOKENS for tokens, _ in pairs):
+            raise ValueError(f"token counts must be 0 to {MOST_TOKENS}")
         total = sum(weight for _, weight in pairs)
-        return LengthDistribution(
-            tokens=tuple(tokens for tokens, _ in pairs), weights=tuple(weight / total for _, weight in pairs)
+        found = LengthDistribution(
+            tokens=tuple(max(1.0, tokens) for tokens, _ in pairs), weights=tuple(weight / total for _, weight in pairs)
         )
+        return found, sum(weight for tokens, weight in pairs if tokens < 1.0) / total
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise TraceError(
             f"{path}: {name}: expected an object of token counts to rates ({type(error).__name__} {error}): "

@@ -41,7 +41,7 @@ class Table:
 
 
 def read(lines: Lines, header: Sequence[str], table: Table) -> Trace:
-    """All requests of a table whose header has been read. Raises TraceError: a line is wrong, fewer than two requests."""
+    """All requests of a table whose header has been read. Raises TraceError: a line is wrong, or below two requests."""
     found = Requests(lines.path)
     while block := list(itertools.islice(lines, BLOCK_LINES)):
         columns = _plain(block, header, table)
