@@ -37,7 +37,9 @@ class Where:
         """A number of tokens."""
         try:
             value = int(text)
-        except (TypeError, ValueError):
+            if value != text and not isinstance(text, str):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
             raise self.error(column, text, "a whole number of tokens") from None
         if not least <= value <= MOST_TOKENS:
             raise self.error(column, value, f"{least} to {MOST_TOKENS} tokens")

@@ -18,6 +18,7 @@ from wattkeeper.traces.trace import Trace
 
 BLOCK_LINES = 1 << 16
 _LONGEST_STAMP = 40
+_EARLIEST, _LATEST = np.datetime64("1970-01-01", "s"), np.datetime64("2262-01-01", "s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,10 @@ def _plain(block: list[str], header: Sequence[str], table: Table) -> _Columns | 
 
 
 def _seconds(stamps: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """Unix seconds. Raises ValueError: no stamps, or of times that nanoseconds cannot count."""
     whole = stamps.astype("datetime64[s]")
+    if not ((whole >= _EARLIEST) & (whole < _LATEST)).all():
+        raise ValueError
     rest = (stamps.astype("datetime64[ns]") - whole).astype(np.int64)
     return np.asarray(whole.astype(np.int64) + rest / 1e9)
 
