@@ -24,7 +24,6 @@ from wattkeeper.traces.trace import Trace
 from wattkeeper.twin import hardware as twin_hardware
 from wattkeeper.twin.deployment import Deployment, PodPhase
 from wattkeeper.twin.fleet import Fleet, Service
-from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory
 from wattkeeper.twin.routers import ROUTERS
@@ -56,11 +55,6 @@ def play(cell: Cell, make_policy: MakePolicy, *, progress: Progress | None = Non
     return _Play(cell, make_policy).run(progress)
 
 
-def true_hardware(stage: Stage, hardware: ReplicaHardware) -> ReplicaHardware:
-    """The simulated engine, slower or hungrier than the twin's tables say where the stage asks for that."""
-    return twin_hardware.perturbed(hardware, time=stage.twin_time_factor, power=stage.twin_power_factor)
-
-
 class _Play:
     def __init__(self, cell: Cell, make_policy: MakePolicy) -> None:
         trace, stage = cell.trace, cell.stage
@@ -87,7 +81,7 @@ class _Play:
             fleet,
             name=SERVICE,
             namespace=stage.namespace,
-            hardware=true_hardware(stage, engine),
+            hardware=engine,
             replicas=stage.replicas,
             lifecycle=replace(stage.lifecycle, seed=cell.seed),
             failures=stage.failures,
@@ -101,7 +95,6 @@ class _Play:
         self._recorder = Recorder(
             self._deployment, interval_seconds=cell.interval_seconds, parked_counts=stage.parked_counts
         )
-        self._engine = engine
         self._changes = {"replicas": 0, "caps": 0}
         self._decisions, self._decide_seconds = 0, 0.0
 
@@ -208,9 +201,8 @@ class _Play:
         if wanted.replicas is not None and wanted.replicas != deployment.desired:
             deployment.scale(wanted.replicas)
             self._changes["replicas"] += 1
-        if wanted.hardware is not None and wanted.hardware != self._engine:
-            self._engine = wanted.hardware
-            deployment.roll_out(true_hardware(self._cell.stage, wanted.hardware))
+        if wanted.hardware is not None:
+            deployment.roll_out(wanted.hardware)
         before = self._limits()
         if wanted.gpu_limits is not None:
             deployment.limit(wanted.gpu_limits)
