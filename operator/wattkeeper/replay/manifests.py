@@ -103,8 +103,9 @@ def facts(given: Manifests) -> Facts:
     spec = _spec(given.service)
     pod = given.workload["spec"]["template"]["spec"]
     if spec.accelerator.type is None:
-        raise ReplayError("the InferenceService names no accelerator, and there are no nodes to read it from: give "
-                          "--accelerator")
+        raise ReplayError(
+            "the InferenceService names no accelerator, and there are no nodes to read it from: give --accelerator"
+        )
     try:
         reading = engine_args.inspect_engine(pod, spec.target_ref.container)
     except PatchRefusedError as error:

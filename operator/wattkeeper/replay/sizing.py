@@ -1,8 +1,4 @@
-"""What the owners of a fleet know of it before they choose a policy: demand of past days, and what a load test shows."""
-
-import math
-from collections.abc import Callable
-from dataclasses import replace
+"""What owners know of a fleet before they choose a policy: the demand of past days, and how many replicas carry it."""
 
 import numpy as np
 
@@ -14,13 +10,9 @@ from wattkeeper.twin import batch, hardware
 from wattkeeper.twin.ledger import SloTargets
 
 DEMAND_WINDOW_SECONDS = 600.0
-_TEST_SECONDS = 600.0
-_LEAST_REQUESTS = 500
-_LONGEST_TEST_SECONDS = 3600.0
-_FIRST_RATE = 1.0
-_STEPS = 12
+SIZING_SECONDS = 3600.0
+LARGEST_FLEET = 256
 _CAP_STEP_WATTS, _CLOCK_STEP_MHZ = 25.0, 105.0
-_PRECISION = 0.02
 
 
 def targets(slo: Slo) -> SloTargets:
@@ -39,76 +31,50 @@ def demand(trace: Trace) -> tuple[float, ...]:
     return tuple((found / length).tolist())
 
 
-def load_test(stage: Stage, trace: Trace, *, seed: int = 0) -> float:
-    """Requests per second that one replica serves with the SLO's attainment: Poisson arrivals, the trace's requests.
+def static_replicas(stage: Stage, trace: Trace, *, most: int = LARGEST_FLEET) -> int:
+    """The fewest replicas that reach the SLO's attainment in the busiest hour, never changed: what is run today.
 
-    As people find it with a benchmark client. Raises ReplayError where not even slow traffic meets the SLO.
+    Found by simulation, as a load test with recorded traffic finds it. Raises ReplayError where `most` do not.
     """
+    peak = trace.busiest(SIZING_SECONDS) if trace.span_seconds > SIZING_SECONDS else trace
 
-    def served(rate: float) -> bool:
-        seconds = min(max(_TEST_SECONDS, _LEAST_REQUESTS / rate), _LONGEST_TEST_SECONDS)
-        test = _poisson(trace, rate=rate, seconds=seconds, seed=seed)
+    def enough(replicas: int) -> bool:
         run = batch.play_static(
-            trace=test,
-            replicas=1,
+            trace=peak,
+            replicas=replicas,
             model=stage.model,
             accelerator=stage.accelerator,
             engine=stage.engine,
             slo=targets(stage.slo),
         )
         share = run.service.ledger.attainment().share
-        return share is not None and share >= stage.slo.min_attainment
+        return share is None or share >= stage.slo.min_attainment
 
-    low = _first_served(served)
-    high = 2.0 * low
-    while served(high):
-        low, high = high, 2.0 * high
-    while high / low > 1.0 + _PRECISION:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if served(middle) else (low, middle)
-    return low
-
-
-def _first_served(served: Callable[[float], bool]) -> float:
-    rate = _FIRST_RATE
-    for _ in range(_STEPS):
-        if served(rate):
-            return rate
-        rate /= 2.0
-    raise ReplayError(
-        "one replica misses the SLO even with almost no traffic: the targets are below what this model on this "
-        "accelerator can do, give it larger ones, or fewer long prompts"
-    )
+    low, high = 0, 1
+    while not enough(high):
+        if high >= most:
+            raise ReplayError(
+                f"even {most} replicas of {stage.model} miss the SLO in the busiest hour: give larger targets, lower "
+                "the rate with --scale, or say with --replicas what you run today"
+            )
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
-def _poisson(trace: Trace, *, rate: float, seconds: float, seed: int) -> Trace:
-    rng = np.random.default_rng((seed, 53))
-    times = np.sort(rng.uniform(0.0, seconds, max(1, int(rng.poisson(rate * seconds)))))
-    index = rng.integers(len(trace), size=len(times))
-    plain = Trace(
-        times_seconds=trace.times_seconds,
-        prompt_tokens=trace.prompt_tokens,
-        output_tokens=trace.output_tokens,
-        cached_tokens=trace.cached_tokens,
-        span_seconds=trace.span_seconds,
-    )
-    return replace(plain.pick(times, index, seconds), repairs=())
-
-
-def setting(
-    stage: Stage, *, demand_rps: tuple[float, ...], replica_rps: float, replicas: int | None = None
-) -> Setting:
-    """What the rivals are built from. `replicas`: those of the peak where their owner says it, else by the load test."""
+def setting(stage: Stage, trace: Trace, *, peak_replicas: int) -> Setting:
+    """What the rivals are built from: the demand of `trace`, whose busiest window `peak_replicas` just carry."""
     engine = hardware.replica_hardware(model=stage.model, accelerator=stage.accelerator, engine=stage.engine)
     d0, decode, kv, _, _ = engine.levels[-1].seconds
-    card = engine.card
-    peak = max(demand_rps)
+    card, rates = engine.card, demand(trace)
     return Setting(
         min_replicas=stage.min_replicas,
         max_replicas=stage.max_replicas,
         slo=stage.slo,
-        demand_rps=demand_rps,
-        replica_rps=replica_rps if replicas is None else peak / replicas,
+        demand_rps=rates,
+        replica_rps=max(rates) / peak_replicas,
         server=ServerModel(
             alpha_seconds=d0,
             beta_seconds_per_token=decode,
