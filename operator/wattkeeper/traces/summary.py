@@ -25,6 +25,8 @@ class Summary:
     requests_per_second: float
     peak_requests_per_second: float
     """Of whole minutes; of the whole where it is shorter than two."""
+    longest_silence_seconds: float
+    """Between two requests."""
     dispersion: tuple[float, ...]
     """Index (variance over mean of counts) at WINDOWS_SECONDS; nan where fewer than two windows fit; 1 is Poisson."""
     prompt_tokens: tuple[float, ...]
@@ -50,6 +52,7 @@ def summarise(trace: Trace) -> Summary:
         span_seconds=trace.span_seconds,
         requests_per_second=mean,
         peak_requests_per_second=float(minutes.max()) / 60.0 if trace.span_seconds >= 120.0 else mean,
+        longest_silence_seconds=float(np.diff(times).max()) if len(times) > 1 else 0.0,
         dispersion=tuple(map(float, arrivals.dispersion(times, WINDOWS_SECONDS))),
         prompt_tokens=_lengths(trace.prompt_tokens),
         output_tokens=_lengths(trace.output_tokens),
@@ -63,7 +66,8 @@ def lines(found: Summary) -> list[str]:
     """For people."""
     texts = [
         f"requests     {found.requests} in {found.span_seconds:.0f} s",
-        f"rate         {found.requests_per_second:.4g}/s, busiest minute {found.peak_requests_per_second:.4g}/s",
+        f"rate         {found.requests_per_second:.4g}/s, busiest minute {found.peak_requests_per_second:.4g}/s, "
+        f"longest silence {found.longest_silence_seconds:.4g} s",
         "dispersion   "
         + ", ".join(
             f"{value:.3g} at {window:g} s"
