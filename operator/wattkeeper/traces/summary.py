@@ -14,6 +14,7 @@ WINDOWS_SECONDS = (1.0, 10.0, 60.0, 600.0)
 PERCENTILES = (50, 90, 99)
 CACHE_BLOCKS = (1_000, 10_000, 50_000)
 _PICTURE_BINS = 144
+_PICTURE_SHARES = 1001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,10 @@ def draw(trace: Trace, path: Path, *, title: str) -> None:
     left.step(edges[:-1] / 3600.0, counts / np.diff(edges), where="post", linewidth=1)
     left.set(title=title, xlabel="hours", ylabel="requests per second", ylim=(0, None))
     for name, tokens in (("prompt", trace.prompt_tokens), ("output", trace.output_tokens)):
-        right.plot(np.sort(tokens), np.arange(1, len(tokens) + 1) / len(tokens), label=name)
+        shares = np.linspace(0.0, 1.0, _PICTURE_SHARES)
+        right.plot(np.quantile(tokens, shares, method="inverted_cdf"), shares, label=name)
     right.set(xscale="log", xlabel="tokens", ylabel="share at or below", ylim=(0, 1))
-    right.legend()
+    right.legend(loc="lower right")
     figure.savefig(path, dpi=110)
 
 
