@@ -68,6 +68,16 @@ def test_without_metrics_the_last_number_is_published_again():
     assert policy.decide(look(600.0, None, ready=5)).replicas == 5
 
 
+def test_requests_that_pile_up_count_as_arrivals():
+    policy = wva(max_replicas=50)
+    wanted = policy.replicas_for(150.0, prompt_tokens=1000, output_tokens=200)
+    piled = reading(0, finished=50.0, growth=100.0)
+    replicas = 2
+    for time in range(0, 300, 15):
+        replicas = policy.decide(look(float(time), [piled], ready=replicas)).replicas
+    assert replicas == min(wanted, 12)
+
+
 def test_idle_is_the_lowest_bound():
     policy = wva(min_replicas=2)
     replicas = 5
