@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Setting:
     demand_rps: tuple[float, ...]
     """Requests per second in equal windows of the tuning days."""
     replica_rps: float
-    """Requests per second that one replica serves within the SLO, as a load test shows."""
+    """Requests per second that one replica serves within the SLO, as a load test shows; see `with_peak`."""
     server: ServerModel
     scrape_seconds: float = 15.0
     """Between two scrapes of a pod."""
@@ -62,6 +62,11 @@ class Setting:
     def stale_seconds(self) -> float:
         """Age from which a reading is gone (`rivals.readings`)."""
         return 2.0 * self.scrape_seconds
+
+    def with_peak(self, replicas: int) -> "Setting":
+        """The same where so many replicas are known to serve the busiest window of the tuning days."""
+        at_least("replicas of the peak", replicas, 1)
+        return replace(self, replica_rps=max(self.demand_rps) / replicas) if max(self.demand_rps) > 0.0 else self
 
     def replicas_for(self, percentile: float) -> int:
         """Replicas that serve this percentile (0..100) of the windows of the tuning days, within the bounds."""
