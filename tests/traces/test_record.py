@@ -17,9 +17,9 @@ from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.promql import QuerySettings
 from wattkeeper.traces import history
-from wattkeeper.traces.history import Gaps
 from wattkeeper.traces.record import record
 from wattkeeper.traces.trace import TraceError
+from wattkeeper.traces.windows import Gaps
 
 WINDOW, SCRAPE = 300, 30
 END = 1_700_000_400
@@ -59,6 +59,8 @@ class FakePrometheus:
         query = form["query"]
         start, end, step = (float(form[name]) for name in ("start", "end", "step"))
         steps = [start + index * step for index in range(round((end - start) / step) + 1)]
+        if "rate(" not in query and "resets(" not in query:
+            return self.counters(steps)
         if "tokens_bucket" in query:
             parts = {**BOUNDS, "sum": 150.0}
         elif "hits" in query:
@@ -75,6 +77,15 @@ class FakePrometheus:
                     values.append([at, text])
             if values:
                 result.append({"metric": {"le": bound} if bound else {}, "values": values})
+        return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
+
+    def counters(self, steps):
+        values = [
+            [at, str(float(round(self.pods * self.counter(max(known), 1.0))))]
+            for at in steps
+            if (known := [each for each in self.scrapes if at - WINDOW < each <= at])
+        ]
+        result = [{"metric": {}, "values": values}] if values else []
         return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
 
     def __enter__(self):

@@ -23,6 +23,8 @@ class Checked:
     watts: float | None
     """Limit of each GPU; the card's default limit releases it."""
     clock_mhz: float | None
+    gpu_limits: dict[str, tuple[float | None, float | None]] | None
+    """(watts, MHz) by GPU of a policy that sets each by itself."""
     hardware: ReplicaHardware | None
     """Other engine arguments, as the engine would run with them."""
 
@@ -54,12 +56,11 @@ class DecisionCheck:
             raise self._error(f"it returned {wanted!r} instead of a Decision")
         return Checked(
             replicas=self._replicas(wanted.replicas),
-            watts=self._within(
-                "power limit", wanted.power_cap_watts, self._card.minimum_cap_watts, self._card.tdp_watts, "W"
-            ),
-            clock_mhz=self._within(
-                "clock", wanted.clock_mhz, self._card.minimum_clock_mhz, self._card.maximum_clock_mhz, "MHz"
-            ),
+            watts=self._watts(wanted.power_cap_watts),
+            clock_mhz=self._clock(wanted.clock_mhz),
+            gpu_limits=None
+            if wanted.gpu_limits is None
+            else {uuid: (self._watts(watts), self._clock(clock)) for uuid, (watts, clock) in wanted.gpu_limits.items()},
             hardware=None if wanted.engine is None else self._hardware(wanted.engine),
         )
 
@@ -71,6 +72,12 @@ class DecisionCheck:
         if wanted > self._max_replicas:
             self._repaired(f"more replicas than the GPUs hold, cut to {self._max_replicas}")
         return min(wanted, self._max_replicas)
+
+    def _watts(self, wanted: float | None) -> float | None:
+        return self._within("power limit", wanted, self._card.minimum_cap_watts, self._card.tdp_watts, "W")
+
+    def _clock(self, wanted: float | None) -> float | None:
+        return self._within("clock", wanted, self._card.minimum_clock_mhz, self._card.maximum_clock_mhz, "MHz")
 
     def _within(self, what: str, wanted: float | None, low: float, high: float, unit: str) -> float | None:
         if wanted is None:

@@ -2,7 +2,7 @@
 
 What others would write is written here, before each pass: pods and their conditions, the Deployment's status, and the
 node agents' reports. What the operator writes is read back as a `Decision`: replicas, arguments, and the power limits
-that are in force (an entry counts until it expires). All its pods' GPUs get one limit, starting ones a pass early.
+of single GPUs that are in force (an entry counts until it expires).
 """
 
 import copy
@@ -18,7 +18,7 @@ from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.replay.objects import Objects
 from wattkeeper.replay.stage import EPOCH_SECONDS
 from wattkeeper.rivals.types import Decision
-from wattkeeper.twin.agent import node_status
+from wattkeeper.twin import agent
 from wattkeeper.twin.deployment import Deployment, PodPhase, PodView
 from wattkeeper.twin.nodes import Gpu
 
@@ -88,7 +88,7 @@ class SimulatedCluster:
             body = shelf.get("", name)
             if body is not None:
                 generation = int(body["metadata"]["generation"])
-                status = node_status(gpus, generation=generation, since=since, now=stamp)
+                status = agent.status(gpus, generation, since=since, now=stamp)
                 shelf.put({**body, "metadata": dict(body["metadata"]), "status": status})
 
     def _sync_pods(self, pods: tuple[PodView, ...]) -> None:
@@ -143,33 +143,27 @@ class SimulatedCluster:
     # What the operator wrote
 
     def decision(self, now_seconds: float) -> Decision:
-        """What it wants now; limits that are not asked for are the card's own (Unix time)."""
-        live, card = self._live(), self._deployment.hardware.card
+        """What it wants now (Unix time)."""
+        live = self._live()
         template = live["spec"]["template"]
         if template != self._template:
             self._template = template
             self._engine = engine_args.read_engine(template["spec"], self._container)
-        watts, clocks = self._limits(now_seconds)
         return Decision(
             replicas=int(live["spec"].get("replicas", 1)),
-            power_cap_watts=max(watts, default=card.tdp_watts),
-            clock_mhz=max(clocks, default=card.maximum_clock_mhz),
+            gpu_limits=self._limits(now_seconds),
             engine=self._engine,
             reason=str((self.status.get("plan") or {}).get("reason", "")),
         )
 
-    def _limits(self, now_seconds: float) -> tuple[list[float], list[float]]:
-        watts, clocks = [], []
-        for body in self.objects.shelves["nodepowercaps"].objects():
-            for entry in body["spec"].get("caps") or []:
-                end = from_rfc3339(entry.get("expiresAt"))
-                if entry.get("owner") != self._owner or end is None or end <= now_seconds:
-                    continue
-                if entry.get("watts") is not None:
-                    watts.append(float(entry["watts"]))
-                if entry.get("clockMHz") is not None:
-                    clocks.append(float(entry["clockMHz"]))
-        return watts, clocks
+    def _limits(self, now_seconds: float) -> dict[str, tuple[float | None, float | None]]:
+        """(watts, MHz) by GPU, of the entries that have not expired."""
+        return {
+            entry["uuid"]: (entry.get("watts"), entry.get("clockMHz"))
+            for body in self.objects.shelves["nodepowercaps"].objects()
+            for entry in body["spec"].get("caps") or []
+            if entry.get("owner") == self._owner and (from_rfc3339(entry.get("expiresAt")) or 0.0) > now_seconds
+        }
 
 
 def _condition(kind: str, holds: bool, since_seconds: float) -> dict[str, Any]:

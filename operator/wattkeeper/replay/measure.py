@@ -52,7 +52,8 @@ class Recorder:
         ready = [member for member in self._service.ready() if member.replica is not None]
         clocks = [gpu.clock_mhz for member in ready for gpu in member.gpus]
         usage = [member.replica.kv_usage for member in ready if member.replica is not None]
-        watts, clock = deployment.power
+        limits = [gpu.requested_watts for member in ready for gpu in member.gpus]
+        locks = [gpu.requested_clock_mhz for member in ready for gpu in member.gpus]
         joules, tokens = self.joules(), self._service.ledger.output_tokens
         hour = self._hours.setdefault(int((now - 1e-9) // _HOUR_SECONDS), [0.0, 0.0])
         hour[0] += joules - self._joules
@@ -65,8 +66,8 @@ class Recorder:
                 phases.count(PodPhase.READY),
                 phases.count(PodPhase.STARTING) + phases.count(PodPhase.PENDING),
                 phases.count(PodPhase.DRAINING),
-                watts,
-                clock,
+                _least_strict(limits),
+                _least_strict(locks),
                 sum(clocks) / len(clocks) if clocks else None,
                 sum(len(member.replica.running) for member in members if member.replica is not None),
                 sum(len(member.replica.waiting) for member in members if member.replica is not None),
@@ -94,7 +95,9 @@ class Recorder:
         ends = np.array(table[0], dtype=np.float64)
         count = len(ends)
         of_request = np.searchsorted(ends, served.arrival, side="left").clip(0, count - 1)
-        arrived = np.bincount(np.searchsorted(ends, trace.times_seconds, side="left").clip(0, count - 1), minlength=count)
+        arrived = np.bincount(
+            np.searchsorted(ends, trace.times_seconds, side="left").clip(0, count - 1), minlength=count
+        )
         met = np.bincount(of_request, weights=served.met, minlength=count)
         lengths = np.diff(ends, prepend=0.0)
 
@@ -179,6 +182,12 @@ class Served:
         if not used.any():
             return None
         return float(np.mean(met[used] < goal * arrived[used]))
+
+
+def _least_strict(limits: Sequence[float | None]) -> float | None:
+    """What all GPUs keep at least; None where one of them, or all, are free."""
+    asked = [limit for limit in limits if limit is not None]
+    return max(asked) if asked and len(asked) == len(limits) else None
 
 
 def latency(values: FloatArray) -> Latency:

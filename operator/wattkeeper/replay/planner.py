@@ -8,6 +8,7 @@ loop's own process between two passes (`Replays.work_off`), and nobody else writ
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from wattkeeper.api.inference_service import MetricsSourceKind
 from wattkeeper.controller.act import Actor
@@ -28,6 +29,9 @@ from wattkeeper.replay.stage import EPOCH_SECONDS
 from wattkeeper.rivals.types import Decision, Look
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.twin.deployment import Deployment
+
+if TYPE_CHECKING:
+    from kubernetes import client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class PlannerPolicy:
             deployment, service=setup.service, workload=setup.workload, profiles=setup.profiles
         )
         objects = self.cluster.objects
-        kube = Kube(api=InProcessApi(objects))
+        kube = Kube(api=cast("client.ApiClient", InProcessApi(objects)))
         cache = ClusterCache(kube=kube, shelves={kind: objects.shelves[kind.plural] for kind in KINDS})
         metrics = OperatorMetrics()
         clock = Clock(wall=self._wall, origin_seconds=EPOCH_SECONDS)

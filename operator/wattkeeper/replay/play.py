@@ -5,6 +5,7 @@ the intervals that are recorded. Energy counts from the beginning to the end of 
 then are still followed until they end, or until `SETTLE_SECONDS` are over.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,6 @@ from wattkeeper.traces.trace import Trace
 from wattkeeper.twin import hardware as twin_hardware
 from wattkeeper.twin.deployment import Deployment, PodPhase
 from wattkeeper.twin.fleet import Fleet, Service
-from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory
 from wattkeeper.twin.routers import ROUTERS
@@ -34,8 +34,6 @@ MakePolicy = Callable[[Deployment, Collector], Policy]
 """A fresh policy for one run. Rivals need neither; the operator looks at the pods and at all snapshots."""
 Progress = Callable[[float], None]
 """Told now and then which share of the trace is played, 0..1."""
-
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +53,6 @@ class Cell:
 def play(cell: Cell, make_policy: MakePolicy, *, progress: Progress | None = None) -> Run:
     """Play it. Raises PolicyError where the policy does, ReplayError where the trace is empty."""
     return _Play(cell, make_policy).run(progress)
-
-
-def true_hardware(stage: Stage, hardware: ReplicaHardware) -> ReplicaHardware:
-    """The simulated engine, slower or hungrier than the twin's tables say where the stage asks for that."""
-    slow, hungry = stage.twin_time_factor, stage.twin_power_factor
-    if slow == hungry == 1.0:
-        return hardware
-    levels = tuple(
-        replace(
-            level,
-            seconds=tuple(slow * each for each in level.seconds),
-            joules=tuple(slow * hungry * each for each in level.joules),
-        )
-        for level in hardware.levels
-    )
-    return replace(
-        hardware,
-        levels=levels,
-        static_watts=hungry * hardware.static_watts,
-        idle_watts=hungry * hardware.idle_watts,
-    )
 
 
 class _Play:
@@ -99,14 +76,12 @@ class _Play:
             arrivals=trace.arrivals(),
             router=ROUTERS[stage.router](),
         )
-        engine = twin_hardware.replica_hardware(
-            model=stage.model, accelerator=stage.accelerator, engine=stage.engine
-        )
+        engine = twin_hardware.replica_hardware(model=stage.model, accelerator=stage.accelerator, engine=stage.engine)
         self._deployment = Deployment(
             fleet,
             name=SERVICE,
             namespace=stage.namespace,
-            hardware=true_hardware(stage, engine),
+            hardware=engine,
             replicas=stage.replicas,
             lifecycle=replace(stage.lifecycle, seed=cell.seed),
             failures=stage.failures,
@@ -116,13 +91,10 @@ class _Play:
             self._source, stage.metrics.collect_seconds, clock=lambda: EPOCH_SECONDS + fleet.now
         )
         self._policy = make_policy(self._deployment, self._collector)
-        self._check = DecisionCheck(
-            self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas
-        )
+        self._check = DecisionCheck(self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas)
         self._recorder = Recorder(
             self._deployment, interval_seconds=cell.interval_seconds, parked_counts=stage.parked_counts
         )
-        self._engine = engine
         self._changes = {"replicas": 0, "caps": 0}
         self._decisions, self._decide_seconds = 0, 0.0
 
@@ -172,7 +144,10 @@ class _Play:
             "record": self._recorder.interval_seconds,
         }
         # Counted, not added up: a week of steps must not drift apart.
-        due = {name: (1 if name == "record" else 0) for name in steps}
+        due = dict.fromkeys(steps, 0)
+        due["record"] = 1
+        # The first query comes when each pod was scraped once.
+        due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
         while fleet.now < end:
             now = min(end, *(due[name] * step for name, step in steps.items()))
             self._deployment.advance(now)
@@ -226,18 +201,25 @@ class _Play:
         if wanted.replicas is not None and wanted.replicas != deployment.desired:
             deployment.scale(wanted.replicas)
             self._changes["replicas"] += 1
-        if wanted.hardware is not None and wanted.hardware != self._engine:
-            self._engine = wanted.hardware
-            deployment.roll_out(true_hardware(self._cell.stage, wanted.hardware))
-        card, before = deployment.hardware.card, deployment.power
-        watts, clock = before
+        if wanted.hardware is not None:
+            deployment.roll_out(wanted.hardware)
+        before = self._limits()
+        if wanted.gpu_limits is not None:
+            deployment.limit(wanted.gpu_limits)
+        card = deployment.hardware.card
+        watts, clock = deployment.power
         if wanted.watts is not None:
             watts = None if wanted.watts >= card.tdp_watts else wanted.watts
         if wanted.clock_mhz is not None:
             clock = None if wanted.clock_mhz >= card.maximum_clock_mhz else wanted.clock_mhz
-        if (watts, clock) != before:
+        if (watts, clock) != deployment.power:
             deployment.set_power(watts=watts, clock_mhz=clock)
-            self._changes["caps"] += 1
+        self._changes["caps"] += self._limits() != before
+
+    def _limits(self) -> set[tuple[float | None, float | None]]:
+        """Limits that GPUs of ready pods are asked to keep; which GPU has which does not count as a change."""
+        ready = self._deployment.service.ready()
+        return {(gpu.requested_watts, gpu.requested_clock_mhz) for member in ready for gpu in member.gpus}
 
     def _settle(self) -> None:
         """Follow what is under way; its energy is no longer counted."""

@@ -87,7 +87,7 @@ class Columns:
     """Pending pods included."""
     draining: tuple[int, ...]
     cap_watts: tuple[float | None, ...]
-    """Limit asked for per GPU; None: the card's default."""
+    """Limit asked for per GPU of ready pods, the least strict; None: the card's default."""
     clock_limit_mhz: tuple[float | None, ...]
     """Lock asked for; None: free."""
     clock_mhz: tuple[float | None, ...]

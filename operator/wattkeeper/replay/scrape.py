@@ -1,16 +1,16 @@
 """The simulated fleet as Prometheus has it: each pod scraped in turn, seen a little later, now and then not at all.
 
 A `MetricsSource` for the operator's own `Collector`. What follows a scrape is the operator's code too
-(`telemetry.digest`): rates over a window from counters and histograms with vLLM's buckets. Only the text between the
+(`telemetry.pages`): rates over a window from counters and histograms with vLLM's buckets. Only the text between the
 engine's counters and the parsed sample is left out; tests hold the two against each other.
 """
 
+import functools
 import itertools
 import math
 import zlib
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.domain.observation import EngineCounters, KvCacheInfo
 from wattkeeper.replay.stage import EPOCH_SECONDS, MetricsPath
 from wattkeeper.telemetry import aliases
-from wattkeeper.telemetry.digest import Digest
 from wattkeeper.telemetry.engine import Series
 from wattkeeper.telemetry.exposition import EngineSample
+from wattkeeper.telemetry.pages import PageReadings, ScrapeTarget
 from wattkeeper.telemetry.promql import SUM_BUCKET
-from wattkeeper.telemetry.source import Snapshot
+from wattkeeper.telemetry.source import PodKey, Snapshot
 from wattkeeper.twin.counters import BucketCounts
 from wattkeeper.twin.fleet import Fleet, Service
 from wattkeeper.twin.nodes import Gpu
@@ -49,7 +49,7 @@ class FleetSource:
 
     def __init__(self, fleet: Fleet, service: Service, path: MetricsPath, *, seed: int) -> None:
         self._fleet, self._service, self._path = fleet, service, path
-        self._digest = Digest(
+        self._readings = PageReadings(
             rate_window_seconds=path.rate_window_seconds, length_window_seconds=path.length_window_seconds
         )
         self._rng = np.random.default_rng((seed, _LOSSES))
@@ -62,15 +62,16 @@ class FleetSource:
         """The scrapes that are due at `step` offset steps after the beginning, which is now."""
         path, now = self._path, self._fleet.now
         slot = step % path.slots
-        silent = path.out(now)
+        silent, unix = path.out(now), EPOCH_SECONDS + now
         for key, member in self._service.members.items():
             if member.replica is not None and self._slot(key[1]) == slot and self._arrives(silent):
                 sample, counters = self._sample(member.replica, now)
-                self._send(partial(self._digest.add_engine, key, sample, counters, time_seconds=EPOCH_SECONDS + now))
+                take = functools.partial(self._readings.take_engine, _engine(key), sample, counters, unix)
+                self._under_way.append((now + path.delay_seconds, take))
         for node, gpus in self._fleet.inventory.nodes.items():
             if self._slot(node) == slot and self._arrives(silent):
-                series = _gpu_series(gpus)
-                self._send(partial(self._digest.add_gpus, node, series, time_seconds=EPOCH_SECONDS + now))
+                take = functools.partial(self._readings.take_gpus, _exporter(node), _gpu_series(gpus), unix)
+                self._under_way.append((now + path.delay_seconds, take))
 
     def collect(self, now_seconds: float) -> Snapshot:
         """What a query finds now (Unix time). Raises TelemetryError in an outage."""
@@ -79,8 +80,9 @@ class FleetSource:
             raise TelemetryError("Prometheus does not answer (an outage that the replay was asked for)")
         while self._under_way and self._under_way[0][0] <= now:
             self._under_way.popleft()[1]()
-        self._digest.keep(pods=self._service.members.keys(), exporters=self._fleet.inventory.nodes.keys())
-        return self._digest.snapshot(now_seconds)
+        engines = [_engine(key) for key in self._service.members]
+        self._readings.keep_only([*engines, *map(_exporter, self._fleet.inventory.nodes)])
+        return self._readings.snapshot(now_seconds)
 
     def _slot(self, name: str) -> int:
         return zlib.crc32(name.encode()) % self._path.slots
@@ -90,9 +92,6 @@ class FleetSource:
         lost = silent or (self._path.lost_share > 0.0 and float(self._rng.random()) < self._path.lost_share)
         self.lost += lost
         return not lost
-
-    def _send(self, deliver: Callable[[], None]) -> None:
-        self._under_way.append((self._fleet.now + self._path.delay_seconds, deliver))
 
     def _sample(self, replica: Replica, now: float) -> tuple[EngineSample, EngineCounters]:
         counted, hardware = replica.counters, replica.hardware
@@ -145,6 +144,16 @@ class FleetSource:
             iteration_count=float(counted.iteration_tokens.count),
         )
         return sample, engine
+
+
+@functools.cache
+def _engine(key: PodKey) -> ScrapeTarget:
+    return ScrapeTarget(url="", namespace=key[0], pod=key[1])
+
+
+@functools.cache
+def _exporter(node: str) -> ScrapeTarget:
+    return ScrapeTarget(url=node, role="gpu")
 
 
 def _keys(histograms: tuple[BucketCounts, ...]) -> _Keys:

@@ -78,10 +78,6 @@ class Stage:
     parked_counts: bool = True
     """Whether GPUs that no pod holds are in the energy."""
     metrics: MetricsPath = field(default_factory=MetricsPath)
-    twin_time_factor: float = 1.0
-    """The simulated engine's step time over the twin's own tables, which the planner's profile knows nothing of."""
-    twin_power_factor: float = 1.0
-    """The same for watts."""
 
     def __post_init__(self) -> None:
         if self.gpus < self.gpus_per_replica or self.gpus_per_node < self.gpus_per_replica:
@@ -94,8 +90,6 @@ class Stage:
                 f"{self.replicas} replicas do not fit on {self.gpus} GPUs, which hold {self.max_replicas}: give more "
                 "--gpus or fewer --replicas"
             )
-        if min(self.twin_time_factor, self.twin_power_factor) <= 0:
-            raise ReplayError("factors on time and power must be positive")
 
     @property
     def gpus_per_replica(self) -> int:

@@ -8,34 +8,17 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
 from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry import aliases
-from wattkeeper.telemetry.digest import GPU_NAMES, Digest
-from wattkeeper.telemetry.engine import engine_counters
-from wattkeeper.telemetry.exposition import ExpositionReader, engine_sample, wanted_names
+from wattkeeper.telemetry.pages import PageReadings, ScrapeTarget
 from wattkeeper.telemetry.source import Snapshot
 
 _SHOWN_FAILURES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScrapeTarget:
-    """One endpoint: an engine (one pod) or a GPU exporter (one node, its labels name the pods)."""
-
-    url: str
-    role: Literal["engine", "gpu"] = "engine"
-    namespace: str = ""
-    pod: str = ""
-
-    def __post_init__(self) -> None:
-        if self.role == "engine" and not (self.namespace and self.pod):
-            raise ValueError(f"the engine target {self.url} needs a namespace and a pod")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +61,13 @@ class ScrapeSource:
         self._settings = settings or ScrapeSettings()
         self._clock = clock
         self._targets: tuple[ScrapeTarget, ...] = ()
-        self._digest = Digest(
+        self._readings = PageReadings(
             rate_window_seconds=self._settings.rate_window_seconds,
             length_window_seconds=self._settings.length_window_seconds,
-            forget_after_seconds=self._settings.forget_after_seconds,
+            prefixes=self._settings.prefixes,
             power_max_age_seconds=self._settings.power_max_age_seconds,
+            forget_after_seconds=self._settings.forget_after_seconds,
         )
-        self._engine_reader = ExpositionReader(wanted_names(self._settings.prefixes))
-        self._gpu_reader = ExpositionReader(GPU_NAMES)
         self._client = self._http_client()
         self._pool = ThreadPoolExecutor(self._settings.concurrent_scrapes, thread_name_prefix="wattkeeper-scrape")
 
@@ -96,16 +78,13 @@ class ScrapeSource:
     def collect(self, now_seconds: float) -> Snapshot:
         """Scrape all targets once. Raises TelemetryError where there are engines and not one answers."""
         targets = self._targets
-        self._digest.keep(
-            pods={(target.namespace, target.pod) for target in targets if target.role == "engine"},
-            exporters={target.url for target in targets if target.role == "gpu"},
-        )
+        self._readings.keep_only(targets)
         failures: dict[ScrapeTarget, str] = {}
         for target, page in self._pages(targets, now_seconds).items():
             try:
                 if isinstance(page, str):
                     raise TelemetryError(page)
-                self._take(target, page)
+                self._readings.take(target, page.text, page.time_seconds)
             except (TelemetryError, ValueError) as error:
                 failures[target] = f"{target.url}: {error}"
         engines = [target for target in targets if target.role == "engine"]
@@ -117,7 +96,8 @@ class ScrapeSource:
             errors.append(f"{len(failures) - _SHOWN_FAILURES} more targets did not answer")
         if not engines:
             errors.append("there is no engine to scrape")
-        return self._digest.snapshot(now_seconds, errors=errors)
+        snapshot = self._readings.snapshot(now_seconds)
+        return replace(snapshot, errors=(*errors, *snapshot.errors))
 
     def close(self) -> None:
         """Give up connections and threads."""
@@ -162,20 +142,6 @@ class ScrapeSource:
             return f"no answer within {self._settings.timeout_seconds:g} s"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"{type(error).__name__}: {error}"
-
-    def _take(self, target: ScrapeTarget, page: "_Page") -> None:
-        """Put a page into the history of its target. Raises ValueError or TelemetryError where it is of no use."""
-        if target.role == "gpu":
-            self._digest.add_gpus(target.url, self._gpu_reader.read(page.text), time_seconds=page.time_seconds)
-            return
-        prefixes = self._settings.prefixes
-        read = self._engine_reader.read(page.text)
-        sample = engine_sample(read, prefixes)
-        if aliases.RUNNING not in sample.gauges:
-            names = " or ".join(aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], prefixes))
-            raise TelemetryError(f"the page has no series {names}: is this a vLLM engine?")
-        counters = engine_counters(read, prefixes, time_seconds=page.time_seconds)
-        self._digest.add_engine((target.namespace, target.pod), sample, counters, time_seconds=page.time_seconds)
 
     def _request_headers(self) -> dict[str, str]:
         settings = self._settings

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wattkeeper.traces import formats, servegen
+from wattkeeper.traces.history import History
 from wattkeeper.traces.prefixes import PrefixTrace
 from wattkeeper.traces.servegen import ServeGen
 from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
-Loaded = Trace | RateSeries | Lengths | ServeGen
+Loaded = formats.Found | ServeGen
 _AZURE = "https://github.com/Azure/AzurePublicDataset"
 _AZURE_BLOB = "https://azurepublicdatasettraces.blob.core.windows.net/azurellminferencetrace"
 
@@ -166,7 +167,9 @@ def content_sha256(loaded: Loaded) -> str:
             parts = [np.array(loaded.times_seconds), np.array(loaded.requests_per_second)]
         case Lengths():
             parts = [loaded.prompt_tokens, loaded.output_tokens]
-        case _:
+        case History():
+            raise TraceError("a history of one's own has no checksum")
+        case ServeGen():
             parts = [loaded.times_seconds, loaded.requests_per_second, loaded.coefficient_of_variation]
             parts += [np.array(each) for side in (loaded.prompt, loaded.output) for each in (side.tokens, side.weights)]
     digest = hashlib.sha256()

@@ -80,8 +80,7 @@ class NodeAgent:
                 self._outbox.put((node, None))
             else:
                 generation = int(present[node]["metadata"].get("generation", 0))
-                status = node_status(gpus, generation=generation, since=self._since, now=_stamp())
-                self._outbox.put((node, {"status": status}))
+                self._outbox.put((node, {"status": status(gpus, generation, since=self._since, now=_stamp())}))
 
     def _write(self) -> None:
         while True:
@@ -125,8 +124,8 @@ def _stamp() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def node_status(gpus: Sequence[Gpu], *, generation: int, since: str, now: str) -> Json:
-    """What an agent reports of its node: `since` and `now` are RFC 3339, the start of the agent and the present."""
+def status(gpus: Sequence[Gpu], generation: int, *, since: str, now: str) -> Json:
+    """What the agent of a node with these GPUs reports; `since` and `now` as the API writes times."""
     return {
         "observedGeneration": generation,
         "heartbeat": now,

@@ -8,7 +8,7 @@ every node stays pending and is placed as soon as some are free.
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,6 +143,7 @@ class Deployment:
         self._away: dict[str, float] = {}
         self._watts: float | None = None
         self._clock_mhz: float | None = None
+        self._limits: Mapping[str, tuple[float | None, float | None]] = {}
         self._reconcile()
         for pod in self._pods.values():
             if pod.node is not None:
@@ -180,6 +181,11 @@ class Deployment:
     def set_power(self, *, watts: float | None, clock_mhz: float | None) -> None:
         """Limit and clock lock of all GPUs that the service's pods hold, now and later; None: the card's default."""
         self._watts, self._clock_mhz = watts, clock_mhz
+        self._apply_power()
+
+    def limit(self, limits: Mapping[str, tuple[float | None, float | None]]) -> None:
+        """(watts, MHz) of single GPUs by UUID, before what `set_power` says; only of those that the pods hold."""
+        self._limits = dict(limits)
         self._apply_power()
 
     @property
@@ -338,7 +344,9 @@ class Deployment:
     def _apply_power(self) -> None:
         held = {gpu.uuid for member in self.service.members.values() for gpu in member.gpus}
         for gpu in self.fleet.inventory.all():
-            watts, clock = (self._watts, self._clock_mhz) if gpu.uuid in held else (None, None)
+            watts, clock = None, None
+            if gpu.uuid in held:
+                watts, clock = self._limits.get(gpu.uuid, (self._watts, self._clock_mhz))
             if (gpu.requested_watts, gpu.requested_clock_mhz) != (watts, clock):
                 self.fleet.set_power(gpu, watts=watts, clock_mhz=clock)
 
