@@ -22,8 +22,11 @@ class ServerModel:
     """One replica in the mean model of the queueing autoscaler (`queueing.mean_chain`), at full clock."""
 
     alpha_seconds: float
+    """d0: of every step."""
     beta_seconds_per_token: float
+    """dT, of a prefill token: the form has no term of its own for a decoding sequence."""
     gamma_seconds_per_kv_token: float
+    """dKV: of a token of context that is read."""
     max_num_seqs: int
 
 
