@@ -24,10 +24,38 @@ class ServerModel:
     alpha_seconds: float
     """d0: of every step."""
     beta_seconds_per_token: float
-    """dT, of a prefill token: the form has no term of its own for a decoding sequence."""
+    """Of a token that is computed, prompt or answer."""
     gamma_seconds_per_kv_token: float
-    """dKV: of a token of context that is read."""
+    """Of a token of context that is read."""
     max_num_seqs: int
+
+    @staticmethod
+    def benchmarked(
+        *,
+        d0_seconds: float,
+        prefill_seconds_per_token: float,
+        decode_seconds_per_sequence: float,
+        kv_seconds_per_token: float,
+        prompt_tokens: float,
+        output_tokens: float,
+        max_num_seqs: int,
+    ) -> "ServerModel":
+        """What a fit to benchmark runs of an engine with these step times and mean lengths finds.
+
+        The model has one term for computed tokens, so that what a decode costs goes into it by its share: over the
+        out + 1 steps of a request, beta (in + out) = dT in + dN out.
+        """
+        total = prompt_tokens + output_tokens
+        positive("prompt_tokens + output_tokens", total)
+        return ServerModel(
+            alpha_seconds=d0_seconds,
+            beta_seconds_per_token=(
+                prefill_seconds_per_token * prompt_tokens + decode_seconds_per_sequence * output_tokens
+            )
+            / total,
+            gamma_seconds_per_kv_token=kv_seconds_per_token,
+            max_num_seqs=max_num_seqs,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
