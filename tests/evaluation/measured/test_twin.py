@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from wattkeeper.cli import main
 from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.energy import data
 from wattkeeper.evaluation import measured_result, nlr_data, twin_measured, twin_tables
 from wattkeeper.evaluation.twin_measured import EQUAL, IN, ITL, LISTED, NAMED, NLR, SIBLING, VARIED, Outcome
 from wattkeeper.twin import hardware
@@ -132,3 +133,10 @@ def test_biases_are_signed(outcome):
 def test_the_command_needs_data(tmp_path):
     answer = CliRunner().invoke(main.app, ["evaluate", "twin", "--data", str(tmp_path)])
     assert answer.exit_code == 1 and "ml-energy" in answer.output
+
+
+@pytest.mark.data
+def test_the_measured_runs_that_the_twin_can_play(data_folder):
+    found = twin_measured.chosen_runs(data.load_ml_energy(data_folder))
+    assert found["split"].value_counts().to_dict() == {IN: 23, SIBLING: 11, LISTED: 31, NAMED: 28}
+    assert (found.loc[found["split"] == IN, "task"] == "lm-arena-chat").all()
