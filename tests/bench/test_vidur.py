@@ -49,7 +49,9 @@ def result(settings):
         )
         for blocks, mended, evictions, tpot in ((900, False, 0, 0.02), (50, False, 4, 0.01), (50, True, 4, 0.019))
     )  # fmt: skip
-    speed = vidur.Speed(rate=2.0, what="same", vidur_seconds=(3.0, 2.0), twin_seconds=(0.01, 0.01))
+    speed = vidur.Speed(
+        rate=2.0, what="same", vidur_seconds=(3.0, 2.0), twin_seconds=(0.01, 0.01), steps_per_request=9.0
+    )
     return vidur.Result(settings=settings, agreements=agreements, speeds=(speed,), python="3.11", stand_in_profile=True)
 
 
@@ -169,7 +171,7 @@ def test_tables_and_summary(result):
     assert len(agreement.rows) == 9 and all(len(row) == len(agreement.columns) for row in agreement.rows)
     assert agreement.rows[0][2:] == ("0.100 / 0.100", "0.100 / 0.100", "0.100 / 0.100", "0.00 %", "0 / 0")
     assert agreement.rows[4][5:] == ("50.00 %", "4 / 4")
-    assert speed.rows == (("2", "same", "2.50", "10.0", "250 (200 to 300)"),)
+    assert speed.rows == (("2", "same", "9.0", "2.50", "10.0", "250 (200 to 300)"),)
     text = vidur_tables.summary(result)
     assert "as Vidur is, a mean, median or p95 differs by up to 50%" in text
     assert "put right, a mean, median or p95 differs by up to 5%" in text and "250 times as fast" in text

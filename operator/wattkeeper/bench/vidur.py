@@ -124,6 +124,8 @@ class Speed:
     what: str
     vidur_seconds: tuple[float, ...]
     twin_seconds: tuple[float, ...]
+    steps_per_request: float
+    """Iterations that Vidur played, over requests; the twin joins most of them."""
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -264,14 +266,22 @@ def play_twin(load: Load, spec: ReplicaHardware, *, cap_watts: float | None) -> 
     wall, cpu = time.perf_counter(), time.process_time()
     replica.submit(requests)
     replica.run(float(load.arrival_seconds[-1]) + _SETTLE_SECONDS)
+    # Read within the time that is taken, so that sums which are only made when asked for are paid.
+    evictions, answered, joules = (
+        replica.counters.preemptions,
+        replica.counters.e2e_seconds.count,
+        replica.energy_joules,
+    )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if answered != len(requests) or not joules > 0.0:
+        raise VidurError(f"the twin answered {answered} of {len(requests)} requests: lower the rates")
     ttft = np.array([request.ttft_seconds for request in requests])
     return Played(
         first_token_seconds=load.arrival_seconds + ttft - FRONT_END_SECONDS,
         finish_seconds=np.array([request.last_token for request in requests]),
         cpu_seconds=cpu,
         wall_seconds=wall,
-        evictions=replica.counters.preemptions,
+        evictions=evictions,
     )
 
 
@@ -331,11 +341,13 @@ def _speeds(settings: Settings, cache: Path, tell: Callable[[str], None]) -> tup
             if predictor == vidur_driver.FORESTS and not settings.forests:
                 continue
             load = whole.clipped(FOREST_TOKENS) if predictor == vidur_driver.FORESTS else whole
-            theirs, ours = [], []
+            theirs, ours, steps = [], [], 0
             for number in range(settings.rounds):
                 tell(f"speed: {rate:g} requests/s, {what}, round {number + 1} of {settings.rounds}")
                 asked = job(load, spec, predictor=predictor, metrics=metrics, cache=cache)
-                theirs.append(play_vidur(settings, asked)[0].cpu_seconds)
+                played, _ = play_vidur(settings, asked)
+                theirs.append(played.cpu_seconds)
+                steps = played.steps or 0
                 ours.append(_mean([play_twin(load, spec, cap_watts=None).cpu_seconds for _ in range(_PLAYS)]))
             scale = 1000.0 / settings.requests
             found.append(
@@ -344,6 +356,7 @@ def _speeds(settings: Settings, cache: Path, tell: Callable[[str], None]) -> tup
                     what=what,
                     vidur_seconds=tuple(scale * each for each in theirs),
                     twin_seconds=tuple(scale * each for each in ours),
+                    steps_per_request=steps / settings.requests,
                 )
             )
     return tuple(found)

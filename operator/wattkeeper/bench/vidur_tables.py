@@ -116,6 +116,7 @@ def to_dict(result: Result) -> dict[str, Any]:
                 "vidur_cpu_seconds_per_1000": list(each.vidur_seconds),
                 "twin_cpu_seconds_per_1000": list(each.twin_seconds),
                 "ratios": list(each.ratios),
+                "iterations_per_request": each.steps_per_request,
             }
             for each in result.speeds
         ],
@@ -155,7 +156,7 @@ def _speed(result: Result) -> Rows:
         note="Processor seconds per 1,000 requests, in turns in one run; median of "
         f"{result.settings.rounds} rounds, range of the ratio in brackets. The twin's metrics and power are on in "
         f"every row, with the card's own power limit. Goal: {GOAL_RATIO:.0f} times, with metrics on.",
-        columns=("requests/s", "Vidur runs with", "Vidur, s", "twin, ms", "ratio"),
+        columns=("requests/s", "Vidur runs with", "iterations a request", "Vidur, s", "twin, ms", "ratio"),
         rows=tuple(_speed_row(each) for each in result.speeds),
     )
 
@@ -165,6 +166,7 @@ def _speed_row(speed: Speed) -> tuple[str, ...]:
     return (
         f"{speed.rate:g}",
         speed.what,
+        f"{speed.steps_per_request:.1f}",
         f"{statistics.median(speed.vidur_seconds):.2f}",
         f"{1e3 * statistics.median(speed.twin_seconds):.1f}",
         f"{statistics.median(ratios):.0f} ({min(ratios):.0f} to {max(ratios):.0f})",
