@@ -274,7 +274,9 @@ def play_twin(load: Load, spec: ReplicaHardware, *, cap_watts: float | None) -> 
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if answered != len(requests) or not joules > 0.0:
-        raise VidurError(f"the twin answered {answered} of {len(requests)} requests: lower the rates")
+        raise VidurError(
+            f"the twin answered {answered} of {len(requests)} requests; the others do not fit its KV memory"
+        )
     ttft = np.array([request.ttft_seconds for request in requests])
     return Played(
         first_token_seconds=load.arrival_seconds + ttft - FRONT_END_SECONDS,
