@@ -80,7 +80,8 @@ def summary(result: Result) -> str:
                 f"Where requests are evicted, {words}, a mean, median or p95 differs by up to {max(shares):.0%}."
             )
     parts += [
-        f"At {speed.rate:g} requests/s the twin is {statistics.median(speed.ratios):.0f} times as fast."
+        f"At {speed.rate:g} requests/s the twin is {statistics.median(speed.ratios):.0f} times as fast "
+        f"(goal {GOAL_RATIO:.0f})."
         for speed in result.speeds
         if speed.what == result.speeds[0].what
     ]
