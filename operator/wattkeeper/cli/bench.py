@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattkeeper.cli import bench_twin
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
@@ -123,6 +124,9 @@ def sla(
     else:
         Console().print(benchmark.table(costs))
         Console().print(benchmark.speed_table(speeds))
+
+
+_commands.command()(bench_twin.twin)
 
 
 def register(app: typer.Typer) -> None:

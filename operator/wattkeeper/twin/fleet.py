@@ -279,7 +279,9 @@ class Fleet:
                 gpu.spend(joules=gpu.card.parked_watts * seconds, seconds=seconds)
                 gpu.clock_mhz, gpu.utilisation = gpu.card.minimum_clock_mhz, 0.0
         for service in self.services.values():
-            spent = {member.key: self._book(service, member) for member in service.members.values() if not member.source}
+            spent = {
+                member.key: self._book(service, member) for member in service.members.values() if not member.source
+            }
             for member in list(service.members.values()):
                 if member.source is not None:
                     self._charge(service, member, *spent[member.source.key])
