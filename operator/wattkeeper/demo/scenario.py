@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from wattkeeper.actuators import engine_args
@@ -102,22 +101,6 @@ def _equally_likely(tokens: list[int]) -> LengthDistribution:
     return LengthDistribution(tokens=ordered, weights=(1.0 / len(ordered),) * len(ordered))
 
 
-def busiest(trace: Trace, *, seconds: float = SIZING_SECONDS) -> Trace:
-    """The stretch of a trace with the most requests, starting on a ten-minute mark."""
-    starts = np.arange(0.0, max(1.0, trace.span_seconds - seconds + 1.0), WINDOW_SECONDS)
-    edges = np.searchsorted(trace.times_seconds, np.concatenate((starts, starts + seconds)))
-    counts = edges[len(starts) :] - edges[: len(starts)]
-    best = int(np.argmax(counts))
-    part = slice(int(edges[best]), int(edges[best + len(starts)]))
-    return Trace(
-        times_seconds=trace.times_seconds[part] - starts[best],
-        prompt_tokens=trace.prompt_tokens[part],
-        output_tokens=trace.output_tokens[part],
-        cached_tokens=trace.cached_tokens[part],
-        span_seconds=min(seconds, trace.span_seconds),
-    )
-
-
 def static_size(
     trace: Trace,
     *,
@@ -129,7 +112,7 @@ def static_size(
     guess: int = 6,
 ) -> int:
     """The fewest replicas that meet the SLO in the busiest half hour without ever changing anything."""
-    peak = busiest(trace)
+    peak = trace.busiest(SIZING_SECONDS)
 
     def enough(replicas: int) -> bool:
         run = batch.play_static(

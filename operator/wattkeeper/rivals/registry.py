@@ -46,7 +46,9 @@ class Rival:
     documented: Parameters
     """What its documentation starts with; empty where nobody recommends anything."""
     grid: Callable[[Facts], tuple[Parameters, ...]]
-    """What the tuning tries; empty: nothing to tune."""
+    """What the tuning may try; empty: nothing to tune."""
+    ordered: bool = True
+    """The grid goes from little energy to much, and attainment with it: the search may halve it."""
 
 
 def _floor(facts: Facts, parameters: Parameters) -> int:
@@ -120,20 +122,21 @@ RIVALS: dict[str, Rival] = {
             build=_autoscaler("hpa-waiting", ("waiting", lambda t: hpa.PodsMetric(read=hpa.waiting, target=t))),
             documented={"waiting": 5.0, "floor": 0.0},
             grid=_grid("waiting", (0.2, 1.0, 5.0)),
+            ordered=False,
         ),
         Rival(
             name="hpa-kv",
             summary="HPA on vllm:kv_cache_usage_perc per pod",
             build=_autoscaler("hpa-kv", ("usage", lambda t: hpa.PodsMetric(read=hpa.kv_usage, target=t))),
             documented={"usage": 0.8, "floor": 0.0},
-            grid=_grid("usage", (0.05, 0.1, 0.2, 0.4, 0.8), (0.0,)),
+            grid=_grid("usage", (0.8, 0.4, 0.2, 0.1, 0.05, 0.025), (0.0,)),
         ),
         Rival(
             name="keda-in-flight",
             summary="KEDA on running + waiting requests per replica",
             build=_autoscaler("keda-in-flight", ("requests", lambda t: hpa.SumMetric(read=hpa.in_flight, target=t))),
             documented={"requests": 16.0, "floor": 0.0},
-            grid=_grid("requests", (8.0, 16.0, 24.0, 32.0, 48.0, 64.0), (0.0,)),
+            grid=_grid("requests", (64.0, 48.0, 32.0, 24.0, 16.0, 8.0, 4.0), (0.0,)),
         ),
         Rival(
             name="mean-queue",
@@ -147,7 +150,7 @@ RIVALS: dict[str, Rival] = {
                 headroom=p["headroom"],
             ),
             documented={"headroom": 1.0},
-            grid=lambda _: tuple({"headroom": value} for value in (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)),
+            grid=lambda _: tuple({"headroom": value} for value in (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)),
         ),
     )
 }

@@ -34,6 +34,34 @@ def choose(trials: Sequence[Trial], *, goal: float) -> Tuned:
     return Tuned(parameters=best.parameters, met=bool(good), trials=tuple(trials))
 
 
+def search(grid: Sequence[Parameters], evaluate: Callable[[Parameters], Trial], *, goal: float, ordered: bool) -> Tuned:
+    """Try parameters and choose. An ordered grid is halved, and the neighbour below the choice is tried as well.
+
+    Raises ValueError for an empty grid.
+    """
+    tried: dict[int, Trial] = {}
+
+    def good(index: int) -> bool:
+        if index not in tried:
+            tried[index] = evaluate(grid[index])
+        return tried[index].attainment >= goal
+
+    if ordered and len(grid) > 2:
+        low, high = -1, len(grid) - 1
+        if good(high):
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if good(middle) else (middle, high)
+            if high > 0:
+                good(high - 1)
+        else:
+            good(max(0, high - 1))
+    else:
+        for index in range(len(grid)):
+            good(index)
+    return choose([tried[index] for index in sorted(tried)], goal=goal)
+
+
 def smallest(enough: Callable[[int], bool], *, guess: int, most: int) -> int | None:
     """The smallest count from 1 to `most` for which `enough` holds, if it holds for all larger ones; None: for none."""
     low, high = 0, max(1, min(guess, most))

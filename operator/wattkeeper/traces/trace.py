@@ -111,6 +111,20 @@ class Trace:
         index = np.flatnonzero(self.times_seconds < seconds)
         return self._pick(self.times_seconds[index], index, min(seconds, self.span_seconds))
 
+    def between(self, begin_seconds: float, end_seconds: float) -> "Trace":
+        """Only the requests that arrive within [begin, end), counted from `begin_seconds`."""
+        times = self.times_seconds
+        index = np.flatnonzero((times >= begin_seconds) & (times < end_seconds))
+        span = min(end_seconds, self.span_seconds) - begin_seconds
+        return self._pick(times[index] - begin_seconds, index, span)
+
+    def busiest(self, seconds: float, *, step_seconds: float = 600.0) -> "Trace":
+        """The stretch of this length with the most requests, beginning on a multiple of `step_seconds`."""
+        starts = np.arange(0.0, max(1.0, self.span_seconds - seconds + 1.0), step_seconds)
+        edges = np.searchsorted(self.times_seconds, np.concatenate((starts, starts + seconds)))
+        best = float(starts[int(np.argmax(edges[len(starts) :] - edges[: len(starts)]))])
+        return self.between(best, best + seconds)
+
     def repeated(self, seconds: float) -> "Trace":
         """Played again and again until `seconds` are filled."""
         times = max(1, int(np.ceil(seconds / self.span_seconds)))

@@ -24,7 +24,6 @@ import yaml
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownAcceleratorError, UnknownModelError, WattkeeperError
 
-
 Terms = tuple[float, float, float, float, float]
 """Of a step: fixed, per decode, per KV token, per prefill token, per token squared of prefill attention."""
 
