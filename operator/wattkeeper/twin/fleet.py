@@ -229,7 +229,7 @@ class Fleet:
         """The pod is to end: it drains for at most `grace_seconds`."""
         member = self.services[service].members[key]
         if member.phase is Phase.STARTING:
-            self._release(self.services[service], member)
+            self._release(self.services[service], member, "pod_ended")
         elif member.phase is Phase.READY:
             self.services[service].set_apart(member)
             self._regroup = True
@@ -241,7 +241,7 @@ class Fleet:
         member = self.services[service].members[key]
         self.services[service].set_apart(member)
         self._regroup = True
-        self._release(self.services[service], member)
+        self._release(self.services[service], member, "pod_ended")
 
     def set_power(self, gpu: Gpu, *, watts: float | None, clock_mhz: float | None) -> None:
         """Ask for a power limit and a clock lock; None restores the card's default."""
@@ -287,7 +287,7 @@ class Fleet:
                     self._charge(service, member, *spent[member.source.key])
                 drained = member.replica is not None and not member.replica.outstanding
                 if member.phase is Phase.DRAINING and (drained or until >= member.deadline_seconds):
-                    self._release(service, member)
+                    self._release(service, member, "grace_over")
 
     def _play(self, service: Service, until: float) -> None:
         clock = self.now
@@ -344,11 +344,11 @@ class Fleet:
         service.energy_joules += joules * gpus
         service.gpu_seconds += seconds * gpus
 
-    def _release(self, service: Service, member: Member) -> None:
+    def _release(self, service: Service, member: Member, reason: str) -> None:
         self._book(service, member)
         if member.replica is not None:
             lost = member.replica.abort_all()
-            service.ledger.lose(sum(request.weight for request in lost), "pod_ended")
+            service.ledger.lose(sum(request.weight for request in lost), reason)
         for gpu in member.gpus:
             gpu.holder = None
         del service.members[member.key]

@@ -51,7 +51,7 @@ class Ledger:
         self.slo = slo
         self.arrived = 0
         self.lost = 0
-        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "pod_ended": 0}
+        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "grace_over": 0, "pod_ended": 0}
         self.met = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -80,7 +80,8 @@ class Ledger:
             self.output_tokens += weight * request.output
 
     def lose(self, count: int, reason: str) -> None:
-        """Requests that will never get an answer."""
+        """Requests that will never get an answer: no pod was ready, their prompt is too long for the model, their pod
+        was still draining at the end of its grace, or it died."""
         self.lost += count
         self.lost_by_reason[reason] += count
 
