@@ -32,7 +32,10 @@ BUSIEST_DAY = 2
 """Of the week: 4.8 million requests."""
 HELD_OUT_HOURS = (32.0, 63.0, 110.0, 147.0)
 """Since the week began: a rise, a peak, an evening and a weekend's night."""
+COST_SECONDS = 600.0
 REPLICAS = 8
+FLEETS: tuple[tuple[int, int | None], ...] = ((1, None), (4, None), (8, None), (32, None), (8, 2), (32, 2))
+"""(replicas, how many of them are simulated) whose cost is measured; None: all."""
 _STEP_SECONDS = 30.0
 _SLO = SloTargets(ttft_seconds=0.15, tpot_seconds=0.014)
 _FIGURES = ("energy", "attainment", "ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95")
@@ -128,11 +131,13 @@ class Cost:
     microseconds: float
 
 
-def costs(source: Traffic, *, seconds: float = 600.0, rounds: int = 3) -> list[Cost]:
+def costs(source: Traffic, *, rounds: int = 3) -> list[Cost]:
     """Fleets of several sizes, each replica with a share of a busy ten minutes."""
     found = []
-    for replicas, simulated in ((1, None), (4, None), (8, None), (32, None), (8, 2), (32, 2)):
-        trace = source.trace(from_seconds=HELD_OUT_HOURS[1] * 3600.0, seconds=seconds, seed=0, factor=replicas / 10.0)
+    for replicas, simulated in FLEETS:
+        trace = source.trace(
+            from_seconds=HELD_OUT_HOURS[1] * 3600.0, seconds=COST_SECONDS, seed=0, factor=replicas / 10.0
+        )
         least = min(play(trace, replicas=replicas, simulated=simulated).cpu_seconds for _ in range(rounds))
         found.append(
             Cost(replicas=replicas, simulated=simulated, requests=len(trace), microseconds=least / len(trace) * 1e6)

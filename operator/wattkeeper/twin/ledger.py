@@ -80,8 +80,10 @@ class Ledger:
             self.output_tokens += weight * request.output
 
     def lose(self, count: int, reason: str) -> None:
-        """Requests that will never get an answer: no pod was ready, their prompt is too long for the model, their pod
-        was still draining at the end of its grace, or it died."""
+        """Requests that will never get an answer.
+
+        Reasons: no pod was ready, the prompt is too long for the model, a pod's grace ended, or the pod died.
+        """
         self.lost += count
         self.lost_by_reason[reason] += count
 
