@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli import bench_vidur
+from wattkeeper.cli import bench_twin
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
@@ -127,6 +128,7 @@ def sla(
 
 
 _commands.command()(bench_vidur.vidur)
+_commands.command()(bench_twin.twin)
 
 
 def register(app: typer.Typer) -> None:

@@ -93,9 +93,13 @@ class Replica:
         """Hand over requests in order of arrival, none earlier than those handed over before."""
         self._pending.extend(requests)
 
+    def unfinished(self) -> list[Request]:
+        """All requests sent here that are neither finished nor refused."""
+        return [*self.running, *self.waiting, *self._pending]
+
     def abort_all(self) -> list[Request]:
         """Give up everything that is not finished (the process ends); returns it."""
-        lost = [*self.running, *self.waiting, *self._pending]
+        lost = self.unfinished()
         self.counters.finished["abort"] += len(self.running) + len(self.waiting)
         self._pending.clear()
         self.waiting.clear()
