@@ -220,6 +220,7 @@ class Result:
     """Over vLLM V1 at 2,048 tokens with the same arrivals; so are the two below."""
     joules_ratio: Estimate | None = None
     throughput_ratio: Estimate | None = None
+    """None where a run of the baseline was so short that nobody finished in its middle."""
 
 
 def candidates(
@@ -348,6 +349,7 @@ def _cell(cell: Cell) -> list[Result]:
                     ("joules", "joules_per_token"),
                     ("throughput", "throughput"),
                 )
+                if all(first[name] for first in base)
             }
             row = dataclasses.replace(row, **figures, **ratios)
         rows.append(row)

@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 from wattkeeper.evaluation import pays
 from wattkeeper.evaluation.pays import Result
@@ -63,6 +64,10 @@ def _panel(axes: Any, part: Sequence[Result], field: str) -> None:
         ]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), line, color=colour, marker=".", label=policy)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.yaxis.set_minor_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.tick_params(axis="y", which="both", labelsize=8)
     axes.set_xticks(list(pays.LOADS.values()), [f"{load:g}" for load in pays.LOADS.values()])
     axes.grid(alpha=0.25, which="both")
     for side in ("top", "right"):
