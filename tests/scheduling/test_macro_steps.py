@@ -28,16 +28,25 @@ SELDOM_STEADY = {"wait", "nested-wait"}
 NO_KV_TERM = dataclasses.replace(A100_7B, dkv_seconds_per_kv_token=0.0)
 
 
-def case(seed: int) -> tuple[ReplicaConfig, Requests, bool]:
+CHUNKS = {"vllm-v1", "capped", "rate-limited", "paced", "paced-unguarded", "paced-short", "sarathi-512"}
+"""Policies that compute prompts in pieces: they get small budgets, prefix hits and limits as well."""
+
+
+def case(seed: int, chunks: bool) -> tuple[ReplicaConfig, Requests, bool]:
     """Short memory in two of three; bursts, trickles and simultaneous arrivals; known lengths or not."""
     rng = np.random.default_rng((seed, 7))
     size = int(rng.choice([1, 8, 16]))
     longest_prompt, longest_answer = int(rng.choice([8, 60, 200])), int(rng.choice([1, 12, 120]))
     iteration: IterationCoefficients = NO_KV_TERM if seed % 5 == 0 else A100_7B
+    seats = int(rng.integers(1, 25))
+    chunked = chunks and seed % 4 > 0
     config = ReplicaConfig(
         iteration=iteration,
-        max_num_seqs=int(rng.integers(1, 25)),
-        max_num_batched_tokens=4096,
+        max_num_seqs=seats,
+        max_num_batched_tokens=max(seats, int(rng.integers(1, 300))) if chunked else 4096,
+        long_prefill_token_threshold=int(rng.choice([0, 0, 1, 7, 50])) if chunked else 0,
+        chunked_prefill=chunked or seed % 8 > 0,
+        max_model_len=int(rng.choice([320, 170])) if chunked else None,
         kv_blocks=max(320, int(rng.choice([1, 2, 40])) * (longest_prompt + longest_answer)) // size + 1,
         block_size=size,
         watermark=float(rng.choice([0.0, 0.05, 0.3])),
@@ -51,6 +60,7 @@ def case(seed: int) -> tuple[ReplicaConfig, Requests, bool]:
         arrival_seconds=arrivals,
         prompt_tokens=rng.integers(1, longest_prompt, count, endpoint=True),
         output_tokens=rng.integers(1, longest_answer, count, endpoint=True),
+        hit_tokens=rng.integers(0, 250, count) if chunked and seed % 2 else None,
     )
     return config, requests, bool(seed % 2)
 
@@ -61,7 +71,7 @@ def test_macro_steps_equal_iteration_by_iteration(policy):
     asked = {True: 0, False: 0}
     preempted = 0
     for seed in range(CASES):
-        config, requests, known = case(seed)
+        config, requests, known = case(seed, policy.name in CHUNKS)
         runs = {}
         for macro in (True, False):
             seen = itertools.count()
