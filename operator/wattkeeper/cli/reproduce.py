@@ -146,8 +146,15 @@ def pays(
         typer.echo(
             json.dumps({"requests": requests, "seeds": seeds, "rows": [dataclasses.asdict(row) for row in rows]})
         )
-    elif output is Output.MARKDOWN or page is None:
-        typer.echo("\n\n".join(sections.values()) if output is Output.MARKDOWN else sections["summary"])
+    elif output is Output.MARKDOWN:
+        typer.echo("\n\n".join(sections.values()))
+    else:
+        table = Table(title=f"points where a policy differs surely from {evaluation.BASELINE}", caption=intro)
+        for at, column in enumerate(pays_page.SUMMARY):
+            table.add_column(column, justify="left" if at == 0 else "right")
+        for cells in pays_page.summary_cells(rows):
+            table.add_row(*cells)
+        Console().print(table)
 
 
 def _progress() -> Progress:

@@ -54,27 +54,19 @@ def detail_tables(rows: Sequence[Result]) -> str:
     return "\n".join(parts)
 
 
-def summary(rows: Sequence[Result]) -> str:
+SUMMARY = ("policy", "runs on", "faster", "slower", "saves energy", "costs energy", "evicts on", "least J", "at e2e")
+
+
+def summary_cells(rows: Sequence[Result]) -> list[tuple[str, ...]]:
     """One line per policy: on how many operating points it is surely better or worse than the baseline."""
-    columns = (
-        "policy",
-        "runs on",
-        "faster",
-        "slower",
-        "saves energy",
-        "costs energy",
-        "evicts on",
-        "least J",
-        "at e2e",
-    )
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = []
     points = len({(row.lengths, row.tight, row.load) for row in rows})
     for policy in dict.fromkeys(row.policy for row in rows):
+        ran = [row for row in rows if row.policy == policy and row.e2e_ratio is not None and row.joules_ratio]
         if policy == pays.BASELINE:
             continue
-        ran = [row for row in rows if row.policy == policy and row.e2e_ratio is not None and row.joules_ratio]
         if not ran:
-            lines.append(f"| {policy} | 0 of {points} |" + " - |" * (len(columns) - 2))
+            lines.append((policy, f"0 of {points}", *["-"] * (len(SUMMARY) - 2)))
             continue
         best = min(ran, key=lambda row: row.joules_ratio.mean if row.joules_ratio else 1.0)
         counts = (
@@ -84,12 +76,15 @@ def summary(rows: Sequence[Result]) -> str:
             sum(_above(row.joules_ratio) for row in ran),
             sum(row.evictions_percent is not None and row.evictions_percent.mean > 0.0 for row in ran),
         )
-        lines.append(
-            f"| {policy} | {len(ran)} of {points} | "
-            + " | ".join(map(str, counts))
-            + f" | {best.joules_ratio} ({best.lengths}, {best.load}) | {best.e2e_ratio} |"
-        )
-    return "\n".join(lines)
+        least = f"{best.joules_ratio} ({best.lengths}, {best.load})"
+        lines.append((policy, f"{len(ran)} of {points}", *map(str, counts), least, str(best.e2e_ratio)))
+    return lines
+
+
+def summary(rows: Sequence[Result]) -> str:
+    """The same in Markdown."""
+    lines = ["| " + " | ".join(SUMMARY) + " |", "|" + "---|" * len(SUMMARY)]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in summary_cells(rows))])
 
 
 def _parts(rows: Sequence[Result]) -> Iterator[list[Result]]:
