@@ -83,7 +83,7 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(TraceError, match="No such file"):
         formats.load(tmp_path / "none.csv")
     (tmp_path / "x.gz").write_bytes(b"\x1f\x8b\x00\xff\xfe")
-    with pytest.raises(TraceError, match="unpack"):
+    with pytest.raises(TraceError, match=r"after line 0 .*it is cut off or broken"):
         formats.load(tmp_path / "x.gz")
 
 

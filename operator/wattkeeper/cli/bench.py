@@ -1,4 +1,4 @@
-"""`wattkeeper bench`: how the operator itself behaves at a size."""
+"""`wattkeeper bench`: how the operator itself behaves at a size, and how fast its simulators are."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wattkeeper.cli import bench_twin
+from wattkeeper.cli import bench_twin, bench_vidur
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
@@ -127,6 +127,7 @@ def sla(
 
 
 _commands.command()(bench_twin.twin)
+_commands.command()(bench_vidur.vidur)
 
 
 def register(app: typer.Typer) -> None:

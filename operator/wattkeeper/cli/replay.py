@@ -1,17 +1,23 @@
-"""`wattkeeper replay`: what each policy would have cost on recorded traffic."""
+"""`wattkeeper replay`: what it would have saved on one's own traffic, against what people run today."""
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain.data_files import DATA_VARIABLE
 
 if TYPE_CHECKING:
-    from wattkeeper.replay.campaign import Campaign
-    from wattkeeper.traces.traffic import Traffic
+    from collections.abc import Callable
+
+    from wattkeeper.replay.campaign import Campaign, Played, Tuning
+    from wattkeeper.replay.result import ReplayReport, Run
+
+_POLICIES = "static-peak,hpa-waiting,keda-in-flight,wattkeeper"
 
 
 class Output(enum.StrEnum):
@@ -21,169 +27,299 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
+@explained
 def replay(
     trace: Annotated[
-        Path | None,
-        typer.Argument(help="Recorded requests, a rate series, or a history of `traces record`. None: a made-up day."),
+        str | None,
+        typer.Argument(
+            help="A file of any known format, a name of `traces list`, or a generator, with options as in "
+            "poisson:rate=2,for=1h,lengths=512/128. Left out: a made-up day of a small service."
+        ),
     ] = None,
+    prometheus_url: Annotated[
+        str | None, typer.Option(help="Play the last --days of your own service, read from here.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.05, help="With --prometheus-url: how far back.")] = 7.0,
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="With --prometheus-url: only these namespaces; repeat for more.")
+    ] = None,
+    selector: Annotated[
+        list[str] | None, typer.Option(help='With --prometheus-url: label matcher such as model_name="m".')
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Where in the trace to begin, such as 24h.")] = None,
+    until: Annotated[str | None, typer.Option(help="Where to end.")] = None,
+    scale: Annotated[float | None, typer.Option(min=1e-6, help="Times the rate.")] = None,
     lengths: Annotated[
-        Path | None, typer.Option(help="For a rate series: pairs of lengths, recorded requests, or ServeGen's JSON.")
+        str | None, typer.Option(help="For rates: lengths of requests, 512/128 or a file or trace with pairs.")
     ] = None,
-    hours: Annotated[str, typer.Option(help="Part that is tested, as FROM:UNTIL in hours; empty: all.")] = "",
     tune_on: Annotated[
-        Path | None, typer.Option(help="Traffic to tune the rivals on; left out: the same file.")
+        str | None,
+        typer.Option(help="Traffic, written as TRACE, on which the rivals are sized and tuned; take other days."),
     ] = None,
-    tune_hours: Annotated[
-        str,
-        typer.Option(help="Part of it to tune on; left out: the day before the tested part, or the first half."),
-    ] = "",
-    scale: Annotated[float, typer.Option(min=1e-6, help="Multiply the rate.")] = 1.0,
-    gap_cv: Annotated[float, typer.Option(min=0.1, help="Burstiness of arrivals drawn from rates; 1: Poisson.")] = 1.0,
+    evaluations: Annotated[int, typer.Option(min=1, help="Runs for tuning each rival.")] = 10,
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public traces.")] = None,
+    service: Annotated[
+        Path | None, typer.Option(help="Your InferenceService manifest; needs --workload.", exists=True)
+    ] = None,
+    workload: Annotated[Path | None, typer.Option(help="Your Deployment manifest.", exists=True)] = None,
     model: Annotated[str, typer.Option(help="Model that is served.")] = "meta-llama/Llama-3.1-8B-Instruct",
-    accelerator: Annotated[str, typer.Option(help="GPU of all nodes.")] = "h100-sxm",
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the fleet.")] = 16,
+    accelerator: Annotated[str, typer.Option(help="GPU of all nodes.")] = "nvidia-h100-sxm",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs per replica.")] = 1,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="vLLM's argument, as the service starts.")] = 256,
-    max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="vLLM's argument, as the service starts.")] = 2048,
-    token_budget: Annotated[
-        list[int] | None, typer.Option(help="max_num_batched_tokens that the planner may roll out; repeat for more.")
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="vLLM's argument; left out: its default.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="The same.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="The same.")] = None,
+    slo_ttft: Annotated[str, typer.Option(help="Target of the time to first token; none: no goal.")] = "1s",
+    slo_tpot: Annotated[str, typer.Option(help="Target of the time per output token; none: no goal.")] = "50ms",
+    slo_percentile: Annotated[float, typer.Option(min=50, max=99.9, help="What policies aim at.")] = 99.0,
+    min_attainment: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Share of all requests that must meet both targets.")
+    ] = 0.99,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Of the fleet; left out: those of the peak and a fourth more replicas.")
     ] = None,
-    ttft: Annotated[str, typer.Option(help="Target of every request.")] = "1s",
-    tpot: Annotated[str, typer.Option(help="Target of every request, mean over its tokens.")] = "50ms",
-    goal: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Share of requests to be within both.")] = 0.99,
-    start_up: Annotated[str, typer.Option(help="From a new pod to its first request.")] = "90s",
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="Of one node.")] = 8,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="What you run today; left out: the fewest that carry the busiest hour."),
+    ] = None,
+    startup: Annotated[str, typer.Option(help="From a pod's scheduling to its first request.")] = "90s",
     router: Annotated[
         str, typer.Option(help="least-outstanding, round-robin, least-kv or prefix-aware.")
     ] = "least-outstanding",
     failures_per_day: Annotated[float, typer.Option(min=0.0, help="Pods that die, one in ten with its node.")] = 0.0,
+    parked: Annotated[
+        bool, typer.Option(help="Count the idle power of GPUs that no replica holds, as yours to pay.")
+    ] = True,
+    policies: Annotated[str, typer.Option(help="Names with commas, or all; --list-policies tells them.")] = _POLICIES,
+    list_policies: Annotated[bool, typer.Option("--list-policies", help="Only say what there is.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy, each with draws of its own.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = 1,
+    tick: Annotated[str, typer.Option(help="Between two passes of the operator; 60s for weeks.")] = "15s",
+    check: Annotated[bool, typer.Option(help="The operator's own replays before it takes capacity away.")] = True,
+    check_requests: Annotated[int, typer.Option(min=400, help="Counted in each of those; the default is 5000.")] = 5000,
+    believe_time: Annotated[
+        float, typer.Option(min=0.1, max=10, help="The operator believes so many times its own step times.")
+    ] = 1.0,
+    believe_power: Annotated[float, typer.Option(min=0.1, max=10, help="The same for watts.")] = 1.0,
     scrape_interval: Annotated[str, typer.Option(help="Between two scrapes of a pod.")] = "15s",
-    scrape_delay: Annotated[str, typer.Option(help="From a scrape until policies see it.")] = "1s",
-    lost_pages: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of scrapes that fail.")] = 0.0,
-    tick: Annotated[str, typer.Option(help="Between two passes of the planner.")] = "15s",
-    replays_per_pass: Annotated[int, typer.Option(min=0, help="Of the planner's own check; 0: without it.")] = 1,
-    true_time: Annotated[float, typer.Option(min=0.1, help="True step times over what everybody believes.")] = 1.0,
-    true_power: Annotated[float, typer.Option(min=0.1, help="True watts over what everybody believes.")] = 1.0,
-    policy: Annotated[list[str] | None, typer.Option(help="Policy to play; repeat for more. Left out: all.")] = None,
-    peak_replicas: Annotated[
-        int | None, typer.Option(min=1, help="Static fleet; left out: found on the tuning part.")
+    scrape_delay: Annotated[str, typer.Option(help="From a scrape until a query sees it.")] = "1s",
+    lost_scrapes: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of scrapes that fail.")] = 0.0,
+    outage: Annotated[
+        list[str] | None, typer.Option(help="FROM-UNTIL without any metrics, such as 2h-150m; repeat for more.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per policy, with their own draws.")] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="Cells played side by side.")] = 1,
-    interval: Annotated[str, typer.Option(help="Between two points of the course.")] = "5m",
-    title: Annotated[str, typer.Option(help="Of table, pictures and page.")] = "",
+    interval: Annotated[str, typer.Option(help="Between two points of the recorded course.")] = "60s",
     output: Annotated[Output, typer.Option(help="Table or JSON on standard output.")] = Output.TEXT,
-    report: Annotated[Path | None, typer.Option(help="Write a page (HTML) to share.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="Write PNG pictures into this folder.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the JSON to a file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Page to write (HTML, one file).")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures to.")] = None,
 ) -> None:
-    """Play recorded traffic against a simulated fleet, once per policy: the real planner and what people run today.
+    """Play traffic against a simulated fleet, once per policy: the operator itself, and what people run today.
 
-    Rivals (static fleets, HPA, KEDA, a queueing autoscaler on means, a static cap and clock) are tuned by a small
-    search on other traffic than is tested. Progress goes to standard error.
+    Every policy sees the metrics as in life: scraped, late, in histogram buckets. Attainment is per request over all
+    requests. Progress goes to standard error.
     """
-    from wattkeeper.api.quantities import parse_duration_seconds as seconds
-    from wattkeeper.domain.engine import EngineSettings
-    from wattkeeper.domain.plan import LatencyTarget, Slo
-    from wattkeeper.replay import campaign as campaigns
-    from wattkeeper.replay import page, table
-    from wattkeeper.replay import pictures as drawing
-    from wattkeeper.replay.play import World
-    from wattkeeper.replay.scrape import ScrapeSettings
-    from wattkeeper.traces.traffic import Traffic
-    from wattkeeper.twin.deployment import Lifecycle
+    from wattkeeper.cli import replay_options as options
+    from wattkeeper.replay import manifests
+    from wattkeeper.replay.campaign import PLANNERS, Campaign, PlannerChoices
+    from wattkeeper.replay.sizing import setting
+    from wattkeeper.replay.stage import MetricsPath, ReplayError
+    from wattkeeper.rivals.registry import RIVALS
 
-    console = Console(stderr=True)
-    try:
-        percentile = 100.0 * goal
-        world = World(
+    if list_policies:
+        for rival in RIVALS.values():
+            typer.echo(f"{rival.name:<20} {rival.summary}")
+        for name in PLANNERS:
+            typer.echo(f"{name:<20} the operator: {_levers(name)}")
+        return
+    if (service is None) != (workload is None):
+        raise ReplayError("--service and --workload belong together: the Deployment has vLLM's arguments")
+    if trace is not None and prometheus_url is not None:
+        raise ReplayError("give a trace or --prometheus-url, not both")
+    with options.scratch() as folder:
+        line = trace or options.MADE_UP_DAY
+        if prometheus_url is not None:
+            line = options.recorded_history(
+                prometheus_url, days, list(namespace or ()), list(selector or ()), Path(folder)
+            )
+        traffic = options.TrafficOptions(line=line, start=start, until=until, scale=scale, lengths=lengths, data=data)
+        played = traffic.played()
+        first = played.of_seed(0)
+        known = first
+        if tune_on is not None:
+            other = options.TrafficOptions(line=tune_on, scale=scale, lengths=lengths, data=data)
+            if other.spec() == traffic.spec():
+                raise ReplayError("--tune-on is the traffic that is tested: tune on other days")
+            known = other.played().of_seed(0)
+        given = manifests.read(service, workload) if service is not None and workload is not None else None
+        told = options.ServiceOptions(
             model=model,
             accelerator=accelerator,
-            slo=Slo(
-                ttft=LatencyTarget(percentile=percentile, seconds=seconds(ttft)),
-                tpot=LatencyTarget(percentile=percentile, seconds=seconds(tpot)),
-                min_attainment=goal,
-            ),
+            tensor_parallel=tensor_parallel,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+            ttft=slo_ttft,
+            tpot=slo_tpot,
+            percentile=slo_percentile,
+            min_attainment=min_attainment,
+        )
+        facts = told.facts() if given is None else manifests.facts(given)
+        fleet = options.FleetOptions(
             gpus=gpus,
-            engine=EngineSettings(
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                tensor_parallel_size=tensor_parallel,
-            ),
-            lifecycle=Lifecycle(startup_seconds=seconds(start_up)),
+            gpus_per_node=gpus_per_node,
+            replicas=replicas,
+            startup=startup,
             router=router,
-            scrape=ScrapeSettings(
-                interval_seconds=seconds(scrape_interval), delay_seconds=seconds(scrape_delay), lost=lost_pages
-            ),
             failures_per_day=failures_per_day,
-            time_factor=true_time,
-            power_factor=true_power,
-            interval_seconds=seconds(interval),
+            parked_counts=parked,
         )
-        whole = Traffic(path=trace, lengths=lengths, scale=scale, gap_cv=gap_cv)
-        tested, tuned = _parts(whole, hours, tune_on, tune_hours)
-        asked: Campaign = campaigns.Campaign(
-            world=world,
-            traffic=tested,
-            tuning=tuned,
-            policies=tuple(policy) if policy else campaigns.POLICIES,
+        metrics = MetricsPath(
+            interval_seconds=options.seconds(scrape_interval),
+            offset_step_seconds=options.seconds(scrape_interval) / 6.0,
+            delay_seconds=options.seconds(scrape_delay),
+            lost_share=lost_scrapes,
+            outages=tuple(map(options.outage, outage or ())),
+        )
+        stage, peak = options.stage(facts, fleet, metrics, known, span_seconds=first.span_seconds, given=given)
+        names = tuple(RIVALS) + tuple(PLANNERS) if policies == "all" else tuple(policies.split(","))
+        campaign = Campaign(
+            stage=stage,
+            policies=tuple(name.strip() for name in names),
             seeds=seeds,
-            tick_seconds=seconds(tick),
-            replays_per_pass=replays_per_pass,
-            token_budgets=tuple(token_budget) if token_budget else (1024, 2048, 8192),
-            peak_replicas=peak_replicas,
-            title=title or f"Replay of {'a made-up day' if trace is None else trace.name}",
+            planner=PlannerChoices(
+                tick_seconds=options.seconds(tick),
+                check=check,
+                check_requests=check_requests,
+                believe_time=believe_time,
+                believe_power=believe_power,
+                manifests=given,
+            ),
+            interval_seconds=options.seconds(interval),
+            setting=setting(stage, known, peak_replicas=peak),
+            evaluations=evaluations,
         )
-        found = campaigns.run(asked, processes=processes, say=lambda text: console.print(text, highlight=False))
-        if json_file is not None:
-            json_file.write_text(found.to_json(), encoding="utf-8")
+        _say(f"{played.name}: {len(first):,} requests in {first.span_seconds / 3600.0:.2f} h")
+        for repair in first.repairs:
+            _say(f"  put right: {repair}")
+        _say(f"{peak} replicas today, {stage.gpus} GPUs for up to {stage.max_replicas}")
+        found = _play(campaign, played, tune_on=None if tune_on is None else (tune_on, known), processes=processes)
+    _show(found, output=output, page=report, pictures=pictures)
+
+
+def _play(
+    campaign: "Campaign", played: "Played", *, tune_on: "tuple[str, object] | None", processes: int
+) -> "ReplayReport":
+    from wattkeeper.replay import campaign as campaigns
+    from wattkeeper.traces.trace import Trace
+
+    tuned: Tuning | None = None
+    if tune_on is not None and isinstance(tune_on[1], Trace):
+        tuned = campaigns.tune(campaign, tune_on[1], tune_on[0], processes=processes, said=_say)
+    with _progress(len(campaign.policies) * campaign.seeds) as done:
+        runs = campaigns.runs(campaign, played, tuned=tuned, processes=processes, done=done)
+    choices, path = campaign.planner, campaign.stage.metrics
+    settings = {
+        "tick_seconds": choices.tick_seconds,
+        "check": choices.check,
+        "check_requests": choices.check_requests,
+        "believe_time": choices.believe_time,
+        "believe_power": choices.believe_power,
+        "scrape_interval_seconds": path.interval_seconds,
+        "scrape_delay_seconds": path.delay_seconds,
+        "lost_scrapes": path.lost_share,
+        "outages": len(path.outages),
+        "failures": len(campaign.stage.failures),
+        "seeds": campaign.seeds,
+        "tuned_on": "" if tuned is None else tuned.name,
+    }
+    first = played.of_seed(0)
+    return campaigns.report(
+        campaign,
+        runs,
+        campaigns.trace_facts(played.name, first),
+        settings=settings,
+        notes=tuple(_notes(campaign, tuned)),
+    )
+
+
+def _notes(campaign: "Campaign", tuned: "Tuning | None") -> Iterator[str]:
+    """What a reader must know."""
+    if tuned is None:
+        yield (
+            "Rivals run with their documented defaults, and fixed fleets are sized on the replayed traffic itself: "
+            "tune them on other days with --tune-on."
+        )
+    else:
+        yield f"Rivals were sized and tuned on {tuned.name}; the operator was not tuned."
+        for name, found in tuned.tuned.items():
+            yield f"{name}: {found.text()}"
+    choices = campaign.planner
+    if not choices.check:
+        yield "The operator ran without its replay stage: the analytic check decided alone."
+    if choices.believe_time != 1.0 or choices.believe_power != 1.0:
+        yield (
+            f"The operator was made to believe {choices.believe_time:g} times its own step times and "
+            f"{choices.believe_power:g} times its own watts; the simulated engines are as always."
+        )
+    if campaign.stage.parked_counts:
+        yield "Idle power of GPUs that no replica holds is counted, for every policy."
+
+
+@contextmanager
+def _progress(total: int) -> "Iterator[Callable[[Run], None]]":
+    """A bar on a terminal, and a line for every run that ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def done(run: "Run") -> None:
+            share = run.requests.attainment
+            attained = "no requests" if share is None else f"{100 * share:.2f} % in SLO"
+            text = f"played {run.policy}, seed {run.seed}: {run.energy.total_kwh:.2f} kWh, {attained}, "
+            bar.console.print(text + f"{run.wall_seconds:.0f} s", highlight=False)
+            for note in (*run.repairs, *run.remarks):
+                at = f"first at {note.first_seconds / 3600.0:.2f} h"
+                bar.console.print(f"  {run.policy}: {note.text} ({note.count} times, {at})", highlight=False)
+            bar.advance(task)
+
+        yield done
+
+
+def _show(found: "ReplayReport", *, output: Output, page: Path | None, pictures: Path | None) -> None:
+    from wattkeeper.cli.replay_options import scratch
+    from wattkeeper.replay import html, table
+    from wattkeeper.replay import pictures as drawing
+
+    if pictures is not None or page is not None:
+        with scratch() as folder:
+            drawn = drawing.draw(found, Path(folder) if pictures is None else pictures)
+            if page is not None:
+                html.write(found, pictures=drawn, path=page)
+                _say(f"wrote {page}")
         if pictures is not None:
-            drawing.draw(found, pictures)
-        if report is not None:
-            report.write_text(page.html(found, tuple(campaigns.PLANNERS)), encoding="utf-8")
-    except (WattkeeperError, ValueError, OSError) as error:
-        console.print(f"[red]The replay cannot be done:[/red] {error}", highlight=False)
-        raise typer.Exit(1) from error
+            _say(f"wrote {len(drawn)} pictures to {pictures}")
     if output is Output.JSON:
         typer.echo(found.to_json())
         return
-    terminal = Console(width=None if Console().is_terminal else 200)
-    terminal.print(table.table(found))
-    for line in table.remarks(found, tuple(campaigns.PLANNERS)):
-        terminal.print(line, highlight=False)
+    typer.echo(table.text(found))
+    for line in (*html.headline(found), *found.notes):
+        typer.echo(line)
 
 
-def _parts(whole: "Traffic", hours: str, tune_on: Path | None, tune_hours: str) -> "tuple[Traffic, Traffic]":
-    """The tested part and the tuning part."""
-    from dataclasses import replace
+def _levers(name: str) -> str:
+    from wattkeeper.replay.campaign import PLANNERS
 
-    other = whole if tune_on is None else replace(whole, path=tune_on)
-    if hours:
-        begin, end = _span(hours)
-        tested = whole.part(begin, end)
-    elif tune_on is None and not tune_hours:
-        span = whole.load(seed=0).span_seconds / 3600.0
-        return whole.part(span / 2.0, None), whole.part(0.0, span / 2.0)
-    else:
-        tested = whole
-    if tune_hours:
-        return tested, other.part(*_span(tune_hours))
-    if tune_on is not None:
-        return tested, other
-    if tested.begin_hours > 0.0:
-        return tested, whole.part(max(0.0, tested.begin_hours - 24.0), tested.begin_hours)
-    if tested.end_hours is None:
-        raise ValueError("say with --tune-hours or --tune-on what the rivals are tuned on")
-    return tested, whole.part(tested.end_hours, tested.end_hours + 24.0)
+    levers = PLANNERS[name]
+    parts = [("replicas", levers.replicas), ("power cap", levers.power_cap), ("clock lock", levers.clock)]
+    found = [text for text, allowed in parts if allowed]
+    return ", ".join([*found, *(["token budget"] if levers.token_budgets else [])])
 
 
-def _span(text: str) -> tuple[float, float | None]:
-    begin, colon, end = text.partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        return float(begin or 0.0), float(end) if end else None
-    except ValueError:
-        raise ValueError(f"{text!r} is no part of a trace: write hours as FROM:UNTIL, such as 24:48") from None
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def register(app: typer.Typer) -> None:

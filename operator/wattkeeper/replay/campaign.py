@@ -1,305 +1,300 @@
-"""A whole replay: size and tune the rivals on other traffic, then play every policy on the traffic that is asked about.
+"""Many runs: every policy, every seed, here or on several processes; rivals tuned before on other traffic."""
 
-Rivals are sized and tuned by small searches (`rivals.registry`, `rivals.tuning`), always on traffic that is not the
-tested one. The planner is not tuned: it runs with the operator's defaults. Cells (policy x seed) are played side by
-side on several processes.
-"""
-
-import math
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from wattkeeper.domain.errors import WattkeeperError
-from wattkeeper.queueing import mean_chain
-from wattkeeper.replay.planner import Planner, PlannerOptions
-from wattkeeper.replay.play import MakePolicy, World, play
-from wattkeeper.replay.result import Report, Run, Tuning
-from wattkeeper.rivals import tuning, wva
-from wattkeeper.rivals.fixed import Fixed
-from wattkeeper.rivals.registry import RIVALS, Facts, Parameters
-from wattkeeper.traces.traffic import Traffic
-from wattkeeper.twin import hardware
+import wattkeeper
+from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.replay import manifests
+from wattkeeper.replay.manifests import Levers, Manifests
+from wattkeeper.replay.planner import PlannerSetup, make_planner
+from wattkeeper.replay.play import Cell, MakePolicy, play
+from wattkeeper.replay.result import JOULES_PER_KWH, FleetFacts, Goals, ReplayReport, Run, TraceFacts
+from wattkeeper.replay.stage import ReplayError, Stage
+from wattkeeper.rivals import registry, tuning
+from wattkeeper.rivals.registry import RIVALS, STATIC_PEAK
+from wattkeeper.rivals.settings import Parameters, Setting
+from wattkeeper.rivals.tuning import Tuned
+from wattkeeper.traces.trace import Trace
 
-_Answer = TypeVar("_Answer")
-_WINDOW_SECONDS = 600.0
-_QUEUE_PER_SLOT = 10
-SIZING_SECONDS = 3600.0
-"""The static fleet is sized on the busiest hour of the tuning traffic."""
-_LOWEST_CLOCK = 0.45
-"""Of the highest: the range that the planner may lock clocks in."""
-PLANNERS = {
-    "wattkeeper": "replicas, clock lock and token budget",
-    "wattkeeper-power": "replicas and clock lock",
-    "wattkeeper-replicas": "replicas only",
+TOKEN_BUDGETS = (1024, 2048, 8192)
+PLANNERS: dict[str, Levers] = {
+    "wattkeeper": Levers(power_cap=True),
+    "wattkeeper-replicas": Levers(),
+    "wattkeeper-cap": Levers(replicas=False, power_cap=True),
+    "wattkeeper-clock": Levers(clock=True),
+    "wattkeeper-engine": Levers(power_cap=True, token_budgets=TOKEN_BUDGETS),
 }
-POLICIES = (*RIVALS, *PLANNERS)
+"""The operator with the levers that its name says; with a user's own InferenceService, `wattkeeper` has its levers."""
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 
 
-class CampaignError(WattkeeperError):
-    """A replay that cannot be set up."""
+@dataclass(frozen=True, kw_only=True)
+class PlannerChoices:
+    """How the operator runs in a replay."""
+
+    tick_seconds: float = 15.0
+    check: bool = True
+    """The replay stage of the operator, in the same process."""
+    check_requests: int = ReplaySettings().requests
+    """Counted in each of its replays."""
+    believe_time: float = 1.0
+    """What it believes of step times, over its own profile."""
+    believe_power: float = 1.0
+    manifests: Manifests | None = None
+    """A user's own."""
+
+    def __post_init__(self) -> None:
+        if not self.tick_seconds > 0 or min(self.believe_time, self.believe_power) <= 0 or self.check_requests < 1:
+            raise ReplayError("the tick, the factors of belief and the requests of a check must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """Traffic to be replayed: drawn anew for each seed where it is drawn at all."""
+
+    name: str
+    of_seed: Callable[[int], Trace]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """What is asked. Plain data."""
+    """What is asked. Everything in it can be sent to another process."""
 
-    world: World
-    traffic: Traffic
-    tuning: Traffic
-    policies: tuple[str, ...] = POLICIES
+    stage: Stage
+    policies: tuple[str, ...]
     seeds: int = 1
-    tick_seconds: float = 15.0
-    replays_per_pass: int = 2
-    token_budgets: tuple[int, ...] = (1024, 2048, 8192)
-    peak_replicas: int | None = None
-    """The static fleet; None: the smallest that meets the goal on the busiest hour of the tuning traffic."""
-    title: str = "Replay"
-    settings: dict[str, float | str] = field(default_factory=dict)
+    planner: PlannerChoices = field(default_factory=PlannerChoices)
+    interval_seconds: float = 60.0
+    setting: Setting
+    """What the rivals are built from."""
+    evaluations: int = tuning.EVALUATIONS
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.policies if name not in POLICIES]
-        if unknown or not self.policies:
-            raise CampaignError(
-                f"there is no policy {', '.join(unknown) or '(none given)'}; known: {', '.join(POLICIES)}"
-            )
+        for name in self.policies:
+            if name not in PLANNERS:
+                registry.find(name)
         if self.seeds < 1:
-            raise CampaignError(f"at least one seed is needed, not {self.seeds}")
-        if self.traffic == self.tuning:
-            raise CampaignError("tuning and test traffic are the same: tune on other hours or another file")
+            raise ReplayError(f"at least one seed is needed, not {self.seeds}")
+        if len(set(self.policies)) != len(self.policies):
+            raise ReplayError("each policy can be given once")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cell:
+class _Task:
     campaign: Campaign
-    traffic: Traffic
     policy: str
-    parameters: dict[str, float]
-    facts: Facts
+    trace: Trace
+    name: str
     seed: int
+    parameters: Parameters | None = None
 
 
-def run(campaign: Campaign, *, processes: int = 1, say: Callable[[str], None] = lambda _: None) -> Report:
-    """All of it. `say` is told, line by line, what is done. Raises WattkeeperError where something cannot be played."""
-    world = campaign.world
-    tuning_trace = campaign.tuning.load(seed=0)
-    test_trace = campaign.traffic.load(seed=0)
-    facts = _facts(campaign, tuning_trace, say)
-    with _Pool(processes) as pool:
-        chosen, tunings = _tune(campaign, facts, pool, say)
-        cells = [
-            _Cell(
-                campaign=campaign,
-                traffic=campaign.traffic,
-                policy=policy,
-                parameters=chosen.get(policy, {}),
-                facts=facts,
-                seed=seed,
-            )
-            for policy in campaign.policies
-            for seed in range(campaign.seeds)
-        ]
-        runs = []
-        for found in pool.each(_play, cells):
-            runs.append(found)
-            say(
-                f"played {found.policy}, seed {found.seed}: {found.energy.total / 3.6e6:.2f} kWh, "
-                f"{100.0 * found.requests.attainment:.2f} % in SLO ({found.wall_seconds:.0f} s)"
-            )
-    spec = world.hardware(world.engine)
-    return Report(
-        title=campaign.title,
-        trace={
-            "requests": float(len(test_trace)),
-            "hours": test_trace.span_seconds / 3600.0,
-            "mean requests per second": len(test_trace) / test_trace.span_seconds,
-            "peak requests per second (10 min)": float(_rates(test_trace).max()),
-            "mean prompt tokens": float(test_trace.prompt_tokens.mean()),
-            "mean output tokens": float(test_trace.output_tokens.mean()),
-            "source": "made-up day" if campaign.traffic.path is None else campaign.traffic.path.name,
-        },
-        fleet={
-            "model": world.model,
-            "accelerator": world.accelerator,
-            "GPUs": float(world.gpus),
-            "GPUs per replica": float(spec.gpus),
-            "static fleet (replicas)": float(facts.peak_replicas),
-            "max_num_seqs": float(spec.max_num_seqs),
-            "max_num_batched_tokens": float(spec.max_num_batched_tokens),
-            "start-up seconds": world.lifecycle.startup_seconds,
-            "router": world.router,
-        },
-        ttft_target_seconds=world.targets.ttft_seconds,
-        tpot_target_seconds=world.targets.tpot_seconds,
-        goal=world.slo.min_attainment,
-        tuned_on=_describe(campaign.tuning),
-        tunings=tunings,
-        runs=tuple(runs),
-        warnings=tuple(f"traffic: {text}" for text in (*test_trace.repairs, *tuning_trace.repairs)),
-        settings={
-            "scrape interval (s)": world.scrape.interval_seconds,
-            "scrape delay (s)": world.scrape.delay_seconds,
-            "lost pages": world.scrape.lost,
-            "planner's tick (s)": campaign.tick_seconds,
-            "replays per pass": float(campaign.replays_per_pass),
-            "failures per day": world.failures_per_day,
-            "true step times over believed": world.time_factor,
-            "true watts over believed": world.power_factor,
-            **campaign.settings,
-        },
-    )
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What tuning found for each rival, in words and numbers."""
+
+    name: str
+    """Of the traffic that was tuned on."""
+    tuned: dict[str, Tuned] = field(default_factory=dict)
 
 
-def _describe(traffic: Traffic) -> str:
-    name = "made-up day" if traffic.path is None else traffic.path.name
-    end = "the end" if traffic.end_hours is None else f"{traffic.end_hours:g}"
-    return f"{name}, hours {traffic.begin_hours:g} to {end}"
-
-
-def _rates(trace: Any) -> Any:
-    count = max(1, math.floor(trace.span_seconds / _WINDOW_SECONDS))
-    width = min(_WINDOW_SECONDS, trace.span_seconds)
-    return np.histogram(trace.times_seconds, np.arange(count + 1) * width)[0] / width
-
-
-def _facts(campaign: Campaign, trace: Any, say: Callable[[str], None]) -> Facts:
-    world = campaign.world
-    spec = world.hardware(world.engine)
-    believed = hardware.replica_hardware(model=world.model, accelerator=world.accelerator, engine=world.engine)
-    d0, _, dkv, dt, _ = believed.levels[-1].seconds
-    peak = campaign.peak_replicas
-    if peak is None:
-        busiest = trace.busiest(SIZING_SECONDS) if trace.span_seconds > SIZING_SECONDS else trace
-
-        def enough(replicas: int) -> bool:
-            fixed = _fixed(replicas)
-            found = play(world, busiest, fixed, start_replicas=replicas).requests.attainment
-            say(f"sizing: {replicas} replicas hold {100.0 * found:.2f} % on the busiest hour of the tuning traffic")
-            return found >= world.slo.min_attainment
-
-        peak = tuning.smallest(enough, guess=4, most=world.most_replicas)
-        if peak is None:
-            raise CampaignError(
-                f"even {world.most_replicas} replicas do not reach {world.slo.min_attainment:.1%} on the busiest hour "
-                "of the tuning traffic: lower --scale, give more GPUs, or a looser SLO"
-            )
-    rates = _rates(trace)
-    return Facts(
-        peak_replicas=peak,
-        most_replicas=world.most_replicas,
-        p95_share=float(np.percentile(rates, 95) / rates.max()),
-        server=mean_chain.Server(
-            alpha_seconds=d0,
-            beta_seconds_per_token=dt,
-            gamma_seconds_per_kv_token=dkv,
-            prompt_tokens=float(trace.prompt_tokens.mean()),
-            output_tokens=max(2.0, float(trace.output_tokens.mean())),
-            max_num_seqs=spec.max_num_seqs,
-            max_queue=_QUEUE_PER_SLOT * spec.max_num_seqs,
-        ),
-        targets=wva.Targets(ttft_seconds=world.targets.ttft_seconds, itl_seconds=world.targets.tpot_seconds),
-        default_watts=spec.card.tdp_watts,
-        lowest_watts=spec.card.minimum_cap_watts,
-        highest_mhz=spec.card.maximum_clock_mhz,
-        lowest_mhz=spec.card.minimum_clock_mhz,
-    )
-
-
-def _fixed(replicas: int) -> MakePolicy:
-    return lambda _deployment, _pipeline: Fixed(name="static-peak", replicas=replicas)
-
-
-def _tune(
-    campaign: Campaign, facts: Facts, pool: "_Pool", say: Callable[[str], None]
-) -> tuple[dict[str, dict[str, float]], tuple[Tuning, ...]]:
-    cells = [
-        _Cell(campaign=campaign, traffic=campaign.tuning, policy=policy, parameters={}, facts=facts, seed=0)
+def tune(campaign: Campaign, trace: Trace, name: str, *, processes: int, said: Callable[[str], None]) -> Tuning:
+    """Search parameters of every rival of the campaign on other traffic, a rival to a process."""
+    tasks = [
+        _Task(campaign=campaign, policy=policy, trace=trace, name=name, seed=0)
         for policy in campaign.policies
-        if policy in RIVALS and RIVALS[policy].grid(facts)
+        if policy in RIVALS
     ]
-    chosen: dict[str, dict[str, float]] = {}
-    notes = []
-    for cell, best in zip(cells, pool.each(_search, cells), strict=True):
-        for trial in best.trials:
-            say(
-                f"tuning {cell.policy} {_words(trial.parameters)}: {trial.energy_joules / 3.6e6:.2f} kWh, "
-                f"{100.0 * trial.attainment:.2f} % in SLO"
-            )
-        chosen[cell.policy] = dict(best.parameters)
-        notes.append(Tuning(policy=cell.policy, parameters=dict(best.parameters), met=best.met, tried=len(best.trials)))
-    return chosen, tuple(notes)
+
+    def done(task: _Task, found: Tuned) -> None:
+        said(f"tuned {task.policy}: {found.text()}")
+
+    found = each(_tuned, tasks, processes=processes, done=done)
+    return Tuning(name=name, tuned={task.policy: answer for task, answer in zip(tasks, found, strict=True)})
 
 
-def _search(cell: _Cell) -> tuning.Tuned:
-    """The whole search of one policy, in one process."""
-
-    def evaluate(parameters: Parameters) -> tuning.Trial:
-        found = _play(replace(cell, parameters=dict(parameters)))
-        return tuning.Trial(
-            parameters=parameters, energy_joules=found.energy.total, attainment=found.requests.attainment
+def runs(
+    campaign: Campaign,
+    played: Played,
+    *,
+    tuned: Tuning | None,
+    processes: int,
+    done: Callable[[Run], None],
+) -> tuple[Run, ...]:
+    """All runs, by policy, then seed."""
+    traces = [played.of_seed(seed) for seed in range(campaign.seeds)]
+    tasks = [
+        _Task(
+            campaign=campaign,
+            policy=policy,
+            trace=traces[seed],
+            name=played.name,
+            seed=seed,
+            parameters=tuned.tuned[policy].parameters if tuned is not None and policy in tuned.tuned else None,
         )
-
-    rival = RIVALS[cell.policy]
-    goal = cell.campaign.world.slo.min_attainment
-    return tuning.search(rival.grid(cell.facts), evaluate, goal=goal, ordered=rival.ordered)
-
-
-def _words(parameters: Parameters) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in parameters.items())
+        for policy in campaign.policies
+        for seed in range(campaign.seeds)
+    ]
+    return tuple(each(_run, tasks, processes=processes, done=lambda _, run: done(run)))
 
 
-def _play(cell: _Cell) -> Run:
-    campaign = cell.campaign
-    return play(
-        campaign.world,
-        cell.traffic.load(seed=cell.seed),
-        _make(cell),
-        start_replicas=cell.facts.peak_replicas,
-        seed=cell.seed,
-        parameters=cell.parameters,
+def report(
+    campaign: Campaign, found: Sequence[Run], trace: TraceFacts, *, settings: dict[str, Any], notes: Sequence[str]
+) -> ReplayReport:
+    """All of it."""
+    stage, slo = campaign.stage, campaign.stage.slo
+    goal = slo.ttft or slo.tpot
+    if goal is None:
+        raise ReplayError("an SLO needs a target for TTFT, TPOT or both")
+    given = {
+        name: value for name, value in stage.engine.__dict__.items() if value is not None and name != "vllm_version"
+    }
+    return ReplayReport(
+        traces=(trace,),
+        fleet=FleetFacts(
+            model=stage.model,
+            accelerator=stage.accelerator,
+            gpus=stage.gpus,
+            gpus_per_replica=stage.gpus_per_replica,
+            max_replicas=stage.max_replicas,
+            startup_seconds=stage.lifecycle.startup_seconds,
+            router=stage.router,
+            engine=given,
+            parked_counts=stage.parked_counts,
+        ),
+        goals=Goals(
+            ttft_seconds=None if slo.ttft is None else slo.ttft.seconds,
+            tpot_seconds=None if slo.tpot is None else slo.tpot.seconds,
+            percentile=goal.percentile,
+            min_attainment=slo.min_attainment,
+        ),
+        runs=tuple(found),
+        baseline=STATIC_PEAK if STATIC_PEAK in campaign.policies else campaign.policies[0],
+        settings=settings,
+        notes=tuple(notes),
+        version=wattkeeper.__version__,
     )
 
 
-def _make(cell: _Cell) -> MakePolicy:
-    campaign, policy = cell.campaign, cell.policy
-    if policy in RIVALS:
-        rival = RIVALS[policy].build(cell.facts, cell.parameters)
-        return lambda _deployment, _pipeline: rival
-    spec = campaign.world.hardware(campaign.world.engine)
-    highest = cell.facts.highest_mhz
-    options = PlannerOptions(
-        name=policy,
-        clock_mhz=None if policy == "wattkeeper-replicas" else (round(_LOWEST_CLOCK * highest), highest),
-        token_budgets=tuple(each for each in campaign.token_budgets if each >= spec.max_num_seqs)
-        if policy == "wattkeeper"
-        else (),
-        tick_seconds=campaign.tick_seconds,
-        replays_per_pass=campaign.replays_per_pass,
+def trace_facts(name: str, trace: Trace) -> TraceFacts:
+    """What was played."""
+    minutes = np.bincount((trace.times_seconds // 60.0).astype(np.int64))
+    return TraceFacts(
+        name=name,
+        requests=len(trace),
+        span_seconds=trace.span_seconds,
+        mean_requests_per_second=len(trace) / trace.span_seconds,
+        peak_requests_per_second=float(minutes.max()) / 60.0,
+        mean_prompt_tokens=float(trace.prompt_tokens.mean()),
+        mean_output_tokens=float(trace.output_tokens.mean()),
+        repairs=trace.repairs,
     )
-    return lambda deployment, pipeline: Planner(campaign.world, options, deployment, pipeline)
 
 
-class _Pool:
-    """Cells here, or on several processes; answers in the order of the cells."""
+def _tuned(task: _Task) -> Tuned:
+    rival, campaign = registry.find(task.policy), task.campaign
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+    def evaluate(parameters: Parameters) -> tuple[float, float]:
+        found = _run(replace(task, parameters=parameters))
+        return found.energy.total_kwh * JOULES_PER_KWH, found.requests.attainment or 0.0
 
-    def __enter__(self) -> "_Pool":
-        if self._processes > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, mp_context=context)
-        return self
+    return tuning.tune(
+        defaults=rival.defaults(campaign.setting),
+        grid=rival.grid(campaign.setting),
+        evaluate=evaluate,
+        goal=campaign.stage.slo.min_attainment,
+        evaluations=campaign.evaluations,
+    )
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
-    def each(self, work: Callable[[_Cell], _Answer], cells: Sequence[_Cell]) -> Iterable[_Answer]:
-        """In order."""
-        return map(work, cells) if self._pool is None else self._pool.map(work, cells)
+def _run(task: _Task) -> Run:
+    campaign = task.campaign
+    make, parameters = _maker(task)
+    cell = Cell(
+        trace=task.trace,
+        trace_name=task.name,
+        stage=campaign.stage,
+        seed=task.seed,
+        parameters=parameters,
+        interval_seconds=campaign.interval_seconds,
+    )
+    return play(cell, make)
+
+
+def _maker(task: _Task) -> tuple[MakePolicy, dict[str, float | int | str | bool | None]]:
+    campaign, name = task.campaign, task.policy
+    if name in PLANNERS:
+        setup = planner_setup(campaign.stage, name, campaign.planner)
+        return make_planner(setup), {"tick_seconds": campaign.planner.tick_seconds, "check": campaign.planner.check}
+    rival = registry.find(name)
+    parameters = {**rival.defaults(campaign.setting), **(task.parameters or {})}
+    return lambda _deployment, _collector: rival.build(campaign.setting, parameters), {**parameters}
+
+
+def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSetup:
+    """What the operator is given under one of the names in PLANNERS."""
+    if choices.manifests is not None and name == "wattkeeper":
+        given = manifests.fitted(choices.manifests, stage)
+    else:
+        given = manifests.made(stage, PLANNERS[name])
+    believes = choices.believe_time != 1.0 or choices.believe_power != 1.0
+    profile = manifests.believed_profile(stage, time=choices.believe_time, power=choices.believe_power)
+    return PlannerSetup(
+        name=name,
+        service=given.service,
+        workload=given.workload,
+        profiles=(profile,) if believes else (),
+        energy=_energy_model(),
+        settings=OperatorSettings(
+            tick_seconds=choices.tick_seconds,
+            rate_window_seconds=stage.metrics.rate_window_seconds,
+            # Entries must outlive the time between two passes.
+            cap_ttl_seconds=max(OperatorSettings().cap_ttl_seconds, 4.0 * choices.tick_seconds),
+            replays=ReplaySettings(workers=1 if choices.check else 0, requests=choices.check_requests),
+        ),
+    )
+
+
+@functools.cache
+def _energy_model() -> EnergyModel:
+    return EnergyModel.load(None)
+
+
+def each(
+    work: Callable[[Task], Answer],
+    tasks: Sequence[Task],
+    *,
+    processes: int,
+    done: Callable[[Task, Answer], None],
+) -> list[Answer]:
+    """Answers in the order of the tasks; `done` is told of each as soon as it is there."""
+
+    def here() -> Iterable[Answer]:
+        for task in tasks:
+            answer = work(task)
+            done(task, answer)
+            yield answer
+
+    if processes <= 1 or len(tasks) <= 1:
+        return list(here())
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(work, task): task for task in tasks}
+        waiting = set(futures)
+        while waiting:
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                try:
+                    done(futures[future], future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        return [future.result() for future in futures]

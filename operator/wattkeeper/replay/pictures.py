@@ -1,6 +1,6 @@
-"""Pictures of a replay: energy against attainment, a course over time, and latencies of all policies."""
+"""Pictures of a replay: over time, energy against attainment, and the distributions of both latencies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,140 +9,163 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from wattkeeper.replay import table
-from wattkeeper.replay.result import QUANTILES, Report, Run
+from wattkeeper.replay import table, timeline
+from wattkeeper.replay.result import QUANTILES, ReplayReport
+from wattkeeper.replay.style import DPI, GOAL_COLOUR, OURS, Look, dress, entry, logarithmic, looks
+from wattkeeper.replay.table import Row
 
-_COLOURS = {
-    "static-peak": "#6b6b6b",
-    "static-p95": "#a8a8a8",
-    "static-cap": "#8c6d31",
-    "static-clock": "#bd9e39",
-    "hpa-waiting": "#d55e00",
-    "hpa-kv": "#e69f00",
-    "keda-in-flight": "#cc79a7",
-    "mean-queue": "#0072b2",
-    "wattkeeper": "#009e73",
-    "wattkeeper-power": "#56b4e9",
-    "wattkeeper-replicas": "#7a5195",
-}
-"""Told apart by colour-blind readers; one colour per policy in all pictures."""
-_MARKERS = "osD^v<>P*Xh"
-_COURSES = ("static-peak", "keda-in-flight", "mean-queue", "wattkeeper")
-"""Policies whose course is drawn, where they were played."""
+_SHOWN_OVER_TIME = 4
+_LEAST_MISSED = 1e-4
+_MISSED_TICKS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0001)
+_LEAST_SECONDS = 1e-4
+"""Shorter latencies are drawn here, as the axis is logarithmic."""
+_PERCENTILE_COLOUR = "#555555"
 
 
-def draw(report: Report, folder: Path) -> list[Path]:
-    """Write `plane.png`, `course.png` and `latencies.png` into a folder and return their paths."""
+def draw(report: ReplayReport, folder: Path, *, shown: Sequence[str] = ()) -> list[Path]:
+    """Write all pictures into a folder, which is made where it is not there; returns their paths, by trace.
+
+    `shown` are the policies drawn over time; empty: the baseline, Wattkeeper and the best of the others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for name, picture in (("plane", _plane), ("course", _course), ("latencies", _latencies)):
-        figure = picture(report)
-        found.append(folder / f"{name}.png")
-        figure.savefig(found[-1], dpi=110)
-        plt.close(figure)
-    return found
+    paths = []
+    for facts in report.traces:
+        found = table.rows(report, facts.name)
+        if not found:
+            continue
+        chosen = [row.policy for row in found if row.policy in shown] or _chosen(report, found)
+        made = [folder / f"{stem(facts.name)}-{name}.png" for name in ("time", "plane", "latency")]
+        timeline.draw(report, facts.name, chosen, made[0])
+        _plane(report, facts.name, found, made[1])
+        _distributions(report, facts.name, made[2])
+        paths += made
+    return paths
 
 
-def _colour(policy: str) -> str:
-    return _COLOURS.get(policy, "#333333")
+def stem(trace: str) -> str:
+    """How the names of a trace's pictures begin."""
+    return "".join(letter if letter.isalnum() else "-" for letter in trace.lower()).strip("-")
 
 
-def _dress(axes: Any, *, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _chosen(report: ReplayReport, found: Sequence[Row]) -> list[str]:
+    """The baseline, Wattkeeper, and of the others those with the least energy, the ones that reach the goal first."""
+    first = [row.policy for row in found if row.policy in (report.baseline, OURS)]
+    others = sorted(
+        (row for row in found if row.policy not in first), key=lambda row: (not row.reached, row.energy_kwh)
+    )
+    chosen = {*first, *(row.policy for row in others[: max(0, _SHOWN_OVER_TIME - len(first))])}
+    return [row.policy for row in found if row.policy in chosen]
 
 
-def _plane(report: Report) -> Any:
-    figure, axes = plt.subplots(figsize=(9, 5.5), constrained_layout=True)
-    for index, row in enumerate(table.rows(report)):
-        misses = max(1.0 - row.attainment.value, 1e-5)
-        axes.scatter(
-            row.kwh,
-            100.0 * misses,
-            color=_colour(row.policy),
-            marker=_MARKERS[index % len(_MARKERS)],
-            s=80,
-            label=row.policy,
-            zorder=3,
-        )
-        for run in report.of(row.policy):
-            axes.scatter(
-                run.energy.total / 3.6e6,
-                100.0 * max(1.0 - run.requests.attainment, 1e-5),
-                color=_colour(row.policy),
-                s=10,
-                alpha=0.5,
-            )
-    axes.axhline(100.0 * (1.0 - report.goal), color="#c0392b", linewidth=1, linestyle="--")
-    axes.text(
-        0.99, 100.0 * (1.0 - report.goal), f"goal: {100.0 * report.goal:g} % in SLO ", color="#c0392b", va="bottom",
-        ha="right", transform=axes.get_yaxis_transform(),
-    )  # fmt: skip
+def _plane(report: ReplayReport, trace: str, found: Sequence[Row], path: Path) -> None:
+    """Energy against the share of requests within the SLO, on a scale that spreads what is near 100 %."""
+    colours = looks(report.policies())
+    figure, axes = plt.subplots(figsize=(9.5, 5.4), constrained_layout=True)
+    for row in found:
+        _point(axes, row, colours[row.policy])
+    goal = 1.0 - report.goals.min_attainment
     axes.set_yscale("log")
-    axes.invert_yaxis()
-    axes.set_title("Energy and attainment: up and to the left is better", loc="left")
-    _dress(axes, x="energy of held GPUs, kWh", y="requests outside the SLO, % (log)")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return figure
+    missed = [_missed(row.attainment.value) for row in found if row.attainment is not None]
+    worst = min(1.0, 1.6 * max([*missed, 2.0 * goal]))
+    best = 0.6 * min([*missed, max(goal, _LEAST_MISSED)])
+    axes.set_ylim(worst, best)
+    if goal > 0.0:
+        axes.axhspan(worst, goal, color=GOAL_COLOUR, alpha=0.07, linewidth=0)
+        axes.axhline(
+            goal,
+            color=GOAL_COLOUR,
+            linewidth=1.2,
+            linestyle="--",
+            label=f"goal: {100 * report.goals.min_attainment:g} %",
+        )
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _MISSED_TICKS if best <= tick <= worst]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * (1 - value):g} %"))
+    axes.set_xlabel("GPU energy, kWh")
+    axes.set_ylabel("requests within the SLO")
+    if _LEAST_MISSED in missed:
+        axes.set_ylabel(f"requests within the SLO\n({100 * (1 - _LEAST_MISSED):g} % and more are drawn there)")
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(0.0, low - 0.05 * (high - low)), high + 0.05 * (high - low))
+    _saved_axis(axes, report, found)
+    figure.suptitle(f"{trace}: energy against service", fontsize=12)
+    dress(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
 
 
-def _course(report: Report) -> Any:
-    runs = [report.of(policy)[0] for policy in _COURSES if report.of(policy)] or [report.runs[0]]
-    panels: list[tuple[str, Callable[[Run], Sequence[float | None]]]] = [
-        ("requests/s", lambda run: run.course.requests_per_second),
-        ("ready replicas", lambda run: run.course.ready),
-        ("clock, MHz", lambda run: run.course.clock_mhz),
-        ("power, kW", lambda run: [watts / 1000.0 for watts in run.course.power_watts]),
-        ("TTFT p95, s", lambda run: run.course.ttft_p95_seconds),
-        ("TPOT p95, ms", lambda run: [None if v is None else 1000.0 * v for v in run.course.tpot_p95_seconds]),
-    ]
-    figure, all_axes = plt.subplots(len(panels), 1, figsize=(10, 13), sharex=True, constrained_layout=True)
-    for axes, (label, values) in zip(all_axes, panels, strict=True):
-        shown: Sequence[Run] = runs[:1] if label == "requests/s" else runs
-        for run in shown:
-            hours = (np.arange(len(run.course.ready)) + 1) * run.course.interval_seconds / 3600.0
-            known = [np.nan if value is None else value for value in values(run)]
-            colour = "#333333" if label == "requests/s" else _colour(run.policy)
-            axes.step(hours, known, where="pre", linewidth=1.2, color=colour, label=run.policy)
-        _dress(axes, x="hours since the beginning", y=label)
-        axes.set_ylim(bottom=0)
-        axes.label_outer()
-    for axes, target, unit in (
-        (all_axes[4], report.ttft_target_seconds, 1.0),
-        (all_axes[5], report.tpot_target_seconds, 1000.0),
-    ):
-        if target is not None:
-            axes.axhline(target * unit, color="#c0392b", linestyle="--", linewidth=1)
-            axes.set_ylim(
-                0, max(axes.get_ylim()[1] if axes.get_ylim()[1] < 4 * target * unit else 0, 2 * target * unit)
-            )
-    all_axes[1].legend(ncols=len(runs), fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
-    all_axes[0].set_title(f"{report.title}: course (SLO dashed)", loc="left")
-    return figure
+def _point(axes: Any, row: Row, look: Look) -> None:
+    if row.attainment is None:
+        return
+    missed = _missed(row.attainment.value)
+    across = None
+    if row.saved is not None and row.saved.low is not None and row.saved.high is not None and row.saved.value < 100.0:
+        # Savings in percent to the kWh they stand for.
+        per_percent = row.energy_kwh / (100.0 - row.saved.value)
+        across = [[per_percent * (row.saved.high - row.saved.value)], [per_percent * (row.saved.value - row.saved.low)]]
+    up = None
+    if row.attainment.low is not None and row.attainment.high is not None:
+        up = [[missed - _missed(row.attainment.high)], [_missed(row.attainment.low) - missed]]
+    axes.errorbar(
+        [row.energy_kwh], [missed], xerr=across, yerr=up, color=look.colour, marker=look.marker, linestyle="none",
+        markersize=13 if look.marker == "*" else 8, elinewidth=1.0, capsize=2.5, label=row.policy,
+        markeredgecolor="white", markeredgewidth=0.6, zorder=3,
+    )  # fmt: skip
 
 
-def _latencies(report: Report) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True, constrained_layout=True)
-    shares = 100.0 * (1.0 - np.array(QUANTILES))
+def _missed(percent: float) -> float:
+    return max(_LEAST_MISSED, 1.0 - percent / 100.0)
+
+
+def _saved_axis(axes: Any, report: ReplayReport, found: Sequence[Row]) -> None:
+    """Savings against the baseline along the top."""
+    base = next((row.energy_kwh for row in found if row.policy == report.baseline), 0.0)
+    if base <= 0.0:
+        return
+    top = axes.secondary_xaxis(
+        "top",
+        functions=(lambda kwh: 100.0 * (1.0 - kwh / base), lambda percent: base * (1.0 - percent / 100.0)),
+    )
+    top.set_xlabel(f"saved against {report.baseline}, %")
+    top.spines["top"].set_visible(False)
+
+
+def _distributions(report: ReplayReport, trace: str, path: Path) -> None:
+    """Both latencies of finished requests, each policy with its first seed."""
+    colours = looks(report.policies())
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), constrained_layout=True, sharey=True)
+    drawn = []
     for policy in report.policies():
-        run = report.of(policy)[0]
-        style = {"color": _colour(policy), "label": policy, "linewidth": 2.0 if policy == "wattkeeper" else 1.2}
-        left.plot(run.ttft_seconds, shares, **style)
-        right.plot([1000.0 * each for each in run.tpot_seconds], shares, **style)
-    for axes, target, unit, label in (
-        (left, report.ttft_target_seconds, 1.0, "TTFT, s (log)"),
-        (right, report.tpot_target_seconds, 1000.0, "TPOT, ms (log)"),
+        runs = report.of(policy, trace)
+        if not runs:
+            continue
+        look = colours[policy]
+        for axes, latency, scale in ((panels[0], runs[0].ttft, 1.0), (panels[1], runs[0].tpot, 1000.0)):
+            if latency.grid_seconds:
+                values = [scale * max(value, _LEAST_SECONDS) for value in latency.grid_seconds]
+                axes.plot(values, QUANTILES, look.line, color=look.colour, linewidth=look.width)
+        drawn.append(entry(policy, colour=look.colour, line=look.line, width=look.width))
+    goals = report.goals
+    for axes, target, scale, label in (
+        (panels[0], goals.ttft_seconds, 1.0, "time to first token (TTFT), s"),
+        (panels[1], goals.tpot_seconds, 1000.0, "time per output token (TPOT), ms"),
     ):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         if target is not None:
-            axes.axvline(target * unit, color="#c0392b", linestyle="--", linewidth=1)
-        _dress(axes, x=label, y="requests slower than that, % (log)" if axes is left else "")
-    left.set_title("Latencies of finished requests (SLO dashed)", loc="left")
-    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return figure
+            axes.axvline(scale * target, color=GOAL_COLOUR, linewidth=1.2, linestyle="--")
+        axes.axhline(goals.percentile / 100.0, color=_PERCENTILE_COLOUR, linewidth=0.8, linestyle=":")
+        axes.set_xscale("log")
+        logarithmic(axes.xaxis)
+        axes.set_xlabel(label)
+        dress(axes)
+    panels[0].set_ylabel("share of finished requests")
+    panels[0].set_ylim(0.0, 1.005)
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    drawn.append(entry("SLO target", colour=GOAL_COLOUR, line="--"))
+    drawn.append(entry(f"p{goals.percentile:g}", colour=_PERCENTILE_COLOUR, line=":", width=0.8))
+    figure.suptitle(f"{trace}: latencies of finished requests", fontsize=12)
+    figure.legend(handles=drawn, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)

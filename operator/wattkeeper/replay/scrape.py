@@ -1,99 +1,177 @@
-"""Metrics as they reach a policy in life: scraped now and then, in buckets, late, and with gaps.
+"""The simulated fleet as Prometheus has it: each pod scraped in turn, seen a little later, now and then not at all.
 
-Every pod's and every node's page is taken once per interval, as the engine and the GPU exporter serve it at that
-moment, and read by the code that reads real pages (`telemetry.pages`). A page may be lost; during an outage none comes.
-What was read is shown to policies `delay_seconds` later.
+A `MetricsSource` for the operator's own `Collector`. What follows a scrape is the operator's code too
+(`telemetry.pages`): rates over a window from counters and histograms with vLLM's buckets. Only the text between the
+engine's counters and the parsed sample is left out; tests hold the two against each other.
 """
 
+import functools
+import itertools
 import math
+import zlib
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
+from wattkeeper.domain.errors import TelemetryError
+from wattkeeper.domain.observation import EngineCounters, KvCacheInfo
+from wattkeeper.replay.stage import EPOCH_SECONDS, MetricsPath
+from wattkeeper.telemetry import aliases
+from wattkeeper.telemetry.engine import Series
+from wattkeeper.telemetry.exposition import EngineSample
 from wattkeeper.telemetry.pages import PageReadings, ScrapeTarget
-from wattkeeper.telemetry.source import Snapshot
-from wattkeeper.twin.exposition import dcgm_text, vllm_text
+from wattkeeper.telemetry.promql import SUM_BUCKET
+from wattkeeper.telemetry.source import PodKey, Snapshot
+from wattkeeper.twin.counters import BucketCounts
 from wattkeeper.twin.fleet import Fleet, Service
+from wattkeeper.twin.nodes import Gpu
+from wattkeeper.twin.replica import Replica
 
-EPOCH_SECONDS = 1_760_000_000.0
-"""Unix time of the beginning of every replay."""
-_KEPT = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScrapeSettings:
-    """How metrics come."""
-
-    interval_seconds: float = 15.0
-    delay_seconds: float = 1.0
-    """From the scrape until policies see it."""
-    lost: float = 0.0
-    """Share of pages that are lost."""
-    outages: tuple[tuple[float, float], ...] = ()
-    """(from, until) in seconds since the trace began: nothing is scraped."""
-    rate_window_seconds: float = 60.0
-    length_window_seconds: float = 300.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.interval_seconds < math.inf or not 0.0 <= self.delay_seconds < math.inf:
-            raise ValueError("the scrape interval must be positive and the delay must not be negative")
-        if not 0.0 <= self.lost < 1.0:
-            raise ValueError(f"the share of lost pages must be in [0, 1), not {self.lost}")
-        if any(not 0.0 <= begin < end for begin, end in self.outages):
-            raise ValueError(f"outages must be pairs of ascending seconds: {self.outages}")
+_LOSSES = 41
+_HISTOGRAMS = (aliases.TTFT, aliases.TPOT, aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH)
+_COUNTERS = (
+    aliases.FINISHED,
+    aliases.PROMPT_TOKENS,
+    aliases.GENERATION_TOKENS,
+    aliases.PREEMPTIONS,
+    aliases.PREFIX_QUERIES,
+    aliases.PREFIX_HITS,
+)
+_POWER, _CLOCK, _LIMIT = (
+    aliases.DCGM_METRICS[name].names[0] for name in (aliases.GPU_POWER, aliases.GPU_CLOCK, aliases.GPU_LIMIT)
+)
+_Keys = tuple[tuple[str, float | str], ...]
 
 
-class Pipeline:
-    """Scrapes one service of a fleet; policies ask it for snapshots."""
+class FleetSource:
+    """Call `scrape` at every multiple of the path's offset step; `collect` answers as a query would."""
 
-    def __init__(self, fleet: Fleet, service: Service, settings: ScrapeSettings) -> None:
-        self._fleet = fleet
-        self._service = service
-        self._settings = settings
+    def __init__(self, fleet: Fleet, service: Service, path: MetricsPath, *, seed: int) -> None:
+        self._fleet, self._service, self._path = fleet, service, path
         self._readings = PageReadings(
-            rate_window_seconds=settings.rate_window_seconds, length_window_seconds=settings.length_window_seconds
+            rate_window_seconds=path.rate_window_seconds, length_window_seconds=path.length_window_seconds
         )
-        self._rng = np.random.default_rng((settings.seed, 41))
-        self._shown: deque[tuple[float, Snapshot]] = deque(maxlen=_KEPT)
-        self.error: str | None = None
-        """Why the last collection failed; None: it did not."""
-        self.lost_pages = 0
+        self._rng = np.random.default_rng((seed, _LOSSES))
+        self._under_way: deque[tuple[float, Callable[[], None]]] = deque()
+        self._keys: dict[int, _Keys] = {}
+        self.scrapes = 0
+        self.lost = 0
 
-    def scrape(self, now_seconds: float) -> None:
-        """Take all pages now. `now_seconds` counts from the beginning of the trace."""
-        if any(begin <= now_seconds < end for begin, end in self._settings.outages):
-            self.error = "the metrics server does not answer"
-            return
-        self.error = None
-        unix = EPOCH_SECONDS + now_seconds
-        members = [member for member in self._service.members.values() if member.replica is not None]
-        pages: list[tuple[ScrapeTarget, str]] = []
-        for member in members:
-            if not self._is_lost() and member.replica is not None:
-                target = ScrapeTarget(url="", namespace=member.key[0], pod=member.key[1])
-                pages.append((target, vllm_text(member.replica, model_name=member.hardware.model)))
+    def scrape(self, step: int) -> None:
+        """The scrapes that are due at `step` offset steps after the beginning, which is now."""
+        path, now = self._path, self._fleet.now
+        slot = step % path.slots
+        silent, unix = path.out(now), EPOCH_SECONDS + now
+        for key, member in self._service.members.items():
+            if member.replica is not None and self._slot(key[1]) == slot and self._arrives(silent):
+                sample, counters = self._sample(member.replica, now)
+                take = functools.partial(self._readings.take_engine, _engine(key), sample, counters, unix)
+                self._under_way.append((now + path.delay_seconds, take))
         for node, gpus in self._fleet.inventory.nodes.items():
-            if not self._is_lost():
-                pages.append((ScrapeTarget(url=node, role="gpu"), dcgm_text([gpu.sample() for gpu in gpus])))
-        targets = [ScrapeTarget(url="", namespace=member.key[0], pod=member.key[1]) for member in members]
-        targets += [ScrapeTarget(url=node, role="gpu") for node in self._fleet.inventory.nodes]
-        self._readings.keep_only(targets)
-        for target, text in pages:
-            self._readings.take(target, text, unix)
-        self._shown.append((now_seconds + self._settings.delay_seconds, self._readings.snapshot(unix)))
+            if self._slot(node) == slot and self._arrives(silent):
+                take = functools.partial(self._readings.take_gpus, _exporter(node), _gpu_series(gpus), unix)
+                self._under_way.append((now + path.delay_seconds, take))
 
-    def latest(self, now_seconds: float) -> Snapshot | None:
-        """What is known by now."""
-        return next((shown for at, shown in reversed(self._shown) if at <= now_seconds), None)
+    def collect(self, now_seconds: float) -> Snapshot:
+        """What a query finds now (Unix time). Raises TelemetryError in an outage."""
+        now = self._fleet.now
+        if self._path.out(now):
+            raise TelemetryError("Prometheus does not answer (an outage that the replay was asked for)")
+        while self._under_way and self._under_way[0][0] <= now:
+            self._under_way.popleft()[1]()
+        engines = [_engine(key) for key in self._service.members]
+        self._readings.keep_only([*engines, *map(_exporter, self._fleet.inventory.nodes)])
+        return self._readings.snapshot(now_seconds)
 
-    def since(self, now_seconds: float, unix_seconds: float) -> Sequence[Snapshot]:
-        """What became known by now and was taken after a Unix time, in its order."""
-        return [shown for at, shown in self._shown if at <= now_seconds and shown.time_seconds > unix_seconds]
+    def _slot(self, name: str) -> int:
+        return zlib.crc32(name.encode()) % self._path.slots
 
-    def _is_lost(self) -> bool:
-        lost = self._settings.lost > 0.0 and float(self._rng.random()) < self._settings.lost
-        self.lost_pages += lost
-        return lost
+    def _arrives(self, silent: bool) -> bool:
+        self.scrapes += 1
+        lost = silent or (self._path.lost_share > 0.0 and float(self._rng.random()) < self._path.lost_share)
+        self.lost += lost
+        return not lost
+
+    def _sample(self, replica: Replica, now: float) -> tuple[EngineSample, EngineCounters]:
+        counted, hardware = replica.counters, replica.hardware
+        histograms = (
+            counted.ttft_seconds,
+            counted.time_per_output_token_seconds,
+            counted.prompt_lengths,
+            counted.generation_lengths,
+        )
+        keys = self._keys.get(hardware.max_model_len)
+        if keys is None:
+            keys = self._keys[hardware.max_model_len] = _keys(histograms)
+        finished = float(sum(counted.finished.values()))
+        running, waiting = float(len(replica.running)), float(len(replica.waiting))
+        values: list[float] = [
+            finished,
+            counted.prompt_tokens,
+            counted.generation_tokens,
+            counted.preemptions,
+            counted.prefix_queries,
+            counted.prefix_hits,
+        ]
+        for histogram in histograms:
+            values.extend(histogram.cumulative())
+            values.append(histogram.total)
+        sample = EngineSample(
+            gauges={aliases.RUNNING: running, aliases.WAITING: waiting, aliases.KV_USAGE: replica.kv_usage},
+            keys=keys,
+            counters=np.array(values, dtype=np.float64),
+            kv_cache=KvCacheInfo(
+                num_gpu_blocks=hardware.num_gpu_blocks,
+                block_size=hardware.block_size,
+                size_tokens=hardware.num_gpu_blocks * hardware.block_size,
+                cache_dtype=hardware.cache_dtype,
+            ),
+        )
+        engine = EngineCounters(
+            time_seconds=EPOCH_SECONDS + now,
+            running=running,
+            waiting=waiting,
+            kv_usage=replica.kv_usage,
+            finished_requests=finished,
+            prompt_tokens=float(counted.prompt_tokens),
+            cached_prompt_tokens=float(counted.cached_prompt_tokens),
+            generation_tokens=float(counted.generation_tokens),
+            preemptions=float(counted.preemptions),
+            inter_token_seconds_sum=counted.inter_token_seconds.total,
+            inter_token_count=float(counted.inter_token_seconds.count),
+            iteration_tokens_sum=counted.iteration_tokens.total,
+            iteration_count=float(counted.iteration_tokens.count),
+        )
+        return sample, engine
+
+
+@functools.cache
+def _engine(key: PodKey) -> ScrapeTarget:
+    return ScrapeTarget(url="", namespace=key[0], pod=key[1])
+
+
+@functools.cache
+def _exporter(node: str) -> ScrapeTarget:
+    return ScrapeTarget(url=node, role="gpu")
+
+
+def _keys(histograms: tuple[BucketCounts, ...]) -> _Keys:
+    found: list[tuple[str, float | str]] = [(name, "") for name in _COUNTERS]
+    for name, histogram in zip(_HISTOGRAMS, histograms, strict=True):
+        found.extend((name, bound) for bound in itertools.chain(histogram.bounds, (math.inf,)))
+        found.append((name, SUM_BUCKET))
+    return tuple(found)
+
+
+def _gpu_series(gpus: list[Gpu]) -> Series:
+    series: Series = {_POWER: [], _CLOCK: [], _LIMIT: []}
+    for gpu in gpus:
+        labels = {"gpu": str(gpu.index), "UUID": gpu.uuid, "modelName": gpu.card.dcgm_name, "Hostname": gpu.node}
+        if gpu.holder is not None:
+            holder = gpu.holder
+            labels |= {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+        series[_POWER].append((labels, gpu.power_watts))
+        series[_CLOCK].append((labels, gpu.clock_mhz))
+        series[_LIMIT].append((labels, gpu.limit_watts))
+    return series

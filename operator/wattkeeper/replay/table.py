@@ -1,210 +1,180 @@
-"""The table of a replay: one row per policy, savings with their intervals."""
+"""One table per trace: energy, savings, attainment, latencies and changes of every policy; as rows and as text."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from rich.table import Table
-from scipy import stats
+from wattkeeper.replay import spread
+from wattkeeper.replay.result import JOULES_PER_KWH, ReplayReport, Run
+from wattkeeper.replay.spread import Estimate
 
-from wattkeeper.replay.result import Report, Run
-
-BASELINE = "static-peak"
-_BOOTSTRAPS = 1000
-_JOULES_PER_KWH = 3.6e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean with a 95 % interval; nan bounds where nothing tells the spread."""
-
-    value: float
-    low: float
-    high: float
+MISSED_MARK = "!"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One policy, over its seeds."""
+    """One policy on one trace; counts and figures are means over the seeds, shares are over all requests of all."""
 
     policy: str
-    kwh: float
-    parked_kwh: float
+    seeds: int
+    energy_kwh: float
     saved: Estimate | None
-    """Share of the baseline's energy of held GPUs; None without a baseline."""
-    saved_powered: Estimate | None
-    """The same where GPUs that nobody holds stay powered."""
-    joules_per_token: float
-    attainment: Estimate
-    meets: bool
-    """Attainment at or above the goal."""
-    bad_windows: float
-    ttft_p95_seconds: float
-    tpot_p95_seconds: float
+    """Percent against the baseline; None for the baseline itself and where it was not played."""
+    joules_per_token: float | None
+    attainment: Estimate | None
+    """Percent of all requests."""
+    reached: bool
+    """Whether the attainment is at or above the goal."""
+    windows_below_goal: float | None
+    """Percent of the 10-minute windows."""
+    ttft_p95_seconds: float | None
+    tpot_p95_seconds: float | None
     mean_replicas: float
-    most_replicas: int
-    scale_changes: float
-    power_changes: float
+    max_replicas: int
+    replica_changes: float
+    limit_changes: float
     rollouts: float
+    lost: float
+    """Requests refused, lost or unfinished."""
 
 
-def rows(report: Report) -> list[Row]:
-    """In the order of the policies."""
-    baseline = report.of(BASELINE)
-    return [_row(report, report.of(policy), baseline) for policy in report.policies()]
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """`title` may have two lines."""
+
+    title: str
+    text: Callable[[Row], str]
 
 
-def _row(report: Report, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
-    def mean(values: Sequence[float]) -> float:
-        return float(np.mean(values))
+def rows(report: ReplayReport, trace: str) -> tuple[Row, ...]:
+    """Of every policy that played a trace, in the order of the runs."""
+    found = ((policy, report.of(policy, trace)) for policy in report.policies())
+    return tuple(_row(report, policy, runs, report.of(report.baseline, trace)) for policy, runs in found if runs)
 
-    attainment = _over_seeds([run.requests.attainment for run in runs])
-    if len(runs) == 1:
-        attainment = _blocks_ratio(runs[0].hourly_met, runs[0].hourly_arrived, attainment.value)
-    saved = powered = None
-    if baseline:
-        pairs = list(zip(runs, baseline, strict=False))
-        saved = _over_seeds([1.0 - run.energy.total / base.energy.total for run, base in pairs])
-        powered = _over_seeds(
-            [
-                1.0 - (run.energy.total + run.energy.parked) / (base.energy.total + base.energy.parked)
-                for run, base in pairs
-            ]
-        )
-        if len(runs) == 1:
-            ratio = _blocks_ratio(runs[0].hourly_joules, baseline[0].hourly_joules, 1.0 - saved.value)
-            saved = Estimate(value=saved.value, low=1.0 - ratio.high, high=1.0 - ratio.low)
+
+def _row(report: ReplayReport, policy: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
+    seeds = len(runs)
+    tokens = sum(run.requests.output_tokens for run in runs)
+    energy = sum(run.energy.total_kwh for run in runs)
+    attained = spread.attainment(runs)
+    columns = [run.columns for run in runs]
+    hours = sum(each.time_seconds[-1] for each in columns if each.time_seconds) / 3600.0
     return Row(
-        policy=runs[0].policy,
-        kwh=mean([run.energy.total for run in runs]) / _JOULES_PER_KWH,
-        parked_kwh=mean([run.energy.parked for run in runs]) / _JOULES_PER_KWH,
-        saved=saved,
-        saved_powered=powered,
-        joules_per_token=mean([run.joules_per_token for run in runs]),
-        attainment=attainment,
-        meets=attainment.value >= report.goal,
-        bad_windows=mean([run.bad_windows for run in runs]),
-        ttft_p95_seconds=mean([run.ttft(0.95) for run in runs]),
-        tpot_p95_seconds=mean([run.tpot(0.95) for run in runs]),
-        mean_replicas=mean([run.mean_replicas for run in runs]),
-        most_replicas=max(run.most_replicas for run in runs),
-        scale_changes=mean([run.scale_changes for run in runs]),
-        power_changes=mean([run.power_changes for run in runs]),
-        rollouts=mean([run.rollouts for run in runs]),
+        policy=policy,
+        seeds=seeds,
+        energy_kwh=energy / seeds,
+        saved=None if policy == report.baseline else spread.saved(runs, baseline),
+        joules_per_token=energy * JOULES_PER_KWH / tokens if tokens else None,
+        attainment=attained,
+        reached=attained is not None and attained.value >= 100.0 * report.goals.min_attainment,
+        windows_below_goal=_mean([run.windows_below_goal for run in runs], scale=100.0),
+        ttft_p95_seconds=_mean([run.ttft.p95_seconds for run in runs]),
+        tpot_p95_seconds=_mean([run.tpot.p95_seconds for run in runs]),
+        mean_replicas=sum(run.replica_hours for run in runs) / hours if hours else 0.0,
+        max_replicas=max((max(each.ready, default=0) for each in columns), default=0),
+        replica_changes=sum(run.replica_changes for run in runs) / seeds,
+        limit_changes=sum(run.cap_changes for run in runs) / seeds,
+        rollouts=sum(run.rollouts for run in runs) / seeds,
+        lost=sum(run.requests.unfinished + sum(run.requests.lost.values()) for run in runs) / seeds,
     )
 
 
-def best_rival(report: Report, planners: Sequence[str]) -> Row | None:
-    """The policy of least energy that meets the goal and is none of `planners`; None where none does."""
-    good = [row for row in rows(report) if row.meets and row.policy not in planners]
-    return min(good, key=lambda row: row.kwh, default=None)
+def _mean(values: Sequence[float | None], *, scale: float = 1.0) -> float | None:
+    known = [value for value in values if value is not None]
+    return scale * sum(known) / len(known) if known else None
 
 
-def _over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and Student's t interval; no interval for one value."""
-    value = float(np.mean(values))
-    if len(values) < 2:
-        return Estimate(value=value, low=math.nan, high=math.nan)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return Estimate(value=value, low=value - half, high=value + half)
+def _number(digits: int, value: Callable[[Row], float | None], *, scale: float = 1.0) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        found = value(row)
+        return "-" if found is None else f"{scale * found:,.{digits}f}"
+
+    return text
 
 
-def _blocks_ratio(over: Sequence[float], under: Sequence[float], value: float) -> Estimate:
-    """A ratio of sums over hours, with the interval of a bootstrap over hours; none for fewer than six hours."""
-    count = len(over)
-    if count < 6:
-        return Estimate(value=value, low=math.nan, high=math.nan)
-    chosen = np.random.default_rng(5).integers(count, size=(_BOOTSTRAPS, count))
-    above, below = np.asarray(over)[chosen].sum(axis=1), np.asarray(under)[chosen].sum(axis=1)
-    ratios = above[below > 0] / below[below > 0]
-    low, high = np.percentile(ratios, (2.5, 97.5)).tolist()
-    return Estimate(value=value, low=low, high=high)
+def _saved(row: Row) -> str:
+    return "-" if row.saved is None else row.saved.text()
 
 
-def percent(found: Estimate | None, *, digits: int = 1) -> str:
-    """Such as `12.3 % (11.0 to 13.5)`."""
-    if found is None:
+def _attained(row: Row) -> str:
+    if row.attainment is None:
         return "-"
-    text = f"{100.0 * found.value:.{digits}f} %"
-    if math.isnan(found.low):
-        return text
-    return f"{text} ({100.0 * found.low:.{digits}f} to {100.0 * found.high:.{digits}f})"
+    return row.attainment.text(digits=2) + ("" if row.reached else f" {MISSED_MARK}")
 
 
-HEADINGS = (
-    "policy", "kWh", "saved", "saved, freed GPUs on", "J/token", "in SLO", "bad windows", "TTFT p95", "TPOT p95",
-    "replicas", "moves",
-)  # fmt: skip
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10.0 else f"{value:,.0f}"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One row as text."""
-    return (
-        row.policy,
-        f"{row.kwh:.2f}",
-        percent(row.saved),
-        percent(row.saved_powered),
-        f"{row.joules_per_token:.3f}",
-        percent(row.attainment, digits=2) + ("" if row.meets else " !"),
-        f"{100.0 * row.bad_windows:.0f} %",
-        f"{1000.0 * row.ttft_p95_seconds:.0f} ms",
-        f"{1000.0 * row.tpot_p95_seconds:.1f} ms",
-        f"{row.mean_replicas:.1f}, most {row.most_replicas}",
-        f"{row.scale_changes:.0f} scale, {row.power_changes:.0f} power, {row.rollouts:.0f} roll-outs",
-    )
+COLUMNS = (
+    Column(title="policy", text=lambda row: row.policy),
+    Column(title="energy\nkWh", text=_number(2, lambda row: row.energy_kwh)),
+    Column(title="saved\n%", text=_saved),
+    Column(title="per token\nJ", text=_number(3, lambda row: row.joules_per_token)),
+    Column(title="in SLO\n% of requests", text=_attained),
+    Column(title="windows below\ngoal, %", text=_number(1, lambda row: row.windows_below_goal)),
+    Column(title="TTFT p95\ns", text=lambda row: _seconds(row.ttft_p95_seconds)),
+    Column(title="TPOT p95\nms", text=_number(1, lambda row: row.tpot_p95_seconds, scale=1000.0)),
+    Column(title="replicas\nmean / max", text=lambda row: f"{row.mean_replicas:.1f} / {row.max_replicas}"),
+    Column(
+        title="changes: replicas /\nlimits / roll-outs",
+        text=lambda row: f"{row.replica_changes:.0f} / {row.limit_changes:.0f} / {row.rollouts:.0f}",
+    ),
+    Column(title="lost\nrequests", text=_number(0, lambda row: row.lost)),
+)
 
 
-def table(report: Report) -> Table:
-    """For a terminal."""
-    found = Table(title=report.title)
-    for heading in HEADINGS:
-        found.add_column(heading, justify="left" if heading in ("policy", "moves") else "right")
-    for row in rows(report):
-        found.add_row(*cells(row))
-    return found
+def goal_text(report: ReplayReport) -> str:
+    """The SLO in words."""
+    goals = report.goals
+    targets = [
+        *([f"first token within {goals.ttft_seconds:g} s"] if goals.ttft_seconds is not None else []),
+        *([f"{1000 * goals.tpot_seconds:g} ms per output token"] if goals.tpot_seconds is not None else []),
+    ]
+    return f"{' and '.join(targets) or 'no latency target'}, for {100 * goals.min_attainment:g} % of all requests"
 
 
-def markdown(report: Report) -> str:
-    """For a page."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows(report)]
-    return "\n".join(lines) + "\n"
+def notes(report: ReplayReport, trace: str) -> tuple[str, ...]:
+    """What must be said below a table."""
+    found = rows(report, trace)
+    seeds = max((row.seeds for row in found), default=0)
+    lines = [f"SLO: {goal_text(report)}; refused, lost and unfinished requests count as missed."]
+    lines.append(f"Saved: against {report.baseline}. Means over {seeds} seed{'s' if seeds != 1 else ''}.")
+    if any(row.saved is not None and row.saved.low is not None for row in found):
+        lines.append(f"In brackets: {100 * spread.LEVEL:.0f} % intervals over hours or days of the trace, and seeds.")
+    if any(not row.reached for row in found):
+        lines.append(f"{MISSED_MARK} below the goal: its savings are no savings at equal service.")
+    return tuple(lines)
 
 
-def remarks(report: Report, planners: Sequence[str]) -> list[str]:
-    """What the table does not say, one line each."""
-    lines = []
-    seeds = len({run.seed for run in report.runs})
-    spread = "Student's t over seeds" if seeds > 1 else "a bootstrap over hours (one seed)"
-    lines.append(
-        f"Saved against {BASELINE}; 95 % intervals from {spread}. `!`: below the goal of {100.0 * report.goal:g} %."
-    )
-    best = best_rival(report, planners)
-    by_name = {row.policy: row for row in rows(report)}
-    for name in planners:
-        row = by_name.get(name)
-        if row is None:
+def text(report: ReplayReport) -> str:
+    """All tables, for a terminal or a text file."""
+    parts = []
+    for facts in report.traces:
+        found = rows(report, facts.name)
+        if not found:
             continue
-        if best is None:
-            lines.append(f"No rival meets the goal; {name} {'does' if row.meets else 'does not either'}.")
-        else:
-            more = 100.0 * (row.kwh / best.kwh - 1.0)
-            lines.append(
-                f"{name} used {abs(more):.1f} % {'more' if more > 0 else 'less'} energy than the best rival that meets "
-                f"the goal, {best.policy}{'' if row.meets else ', but does not meet it itself'}."
-            )
-    lines.append(f"Tuned on {report.tuned_on}; tested on other traffic.")
-    for each in report.tunings:
-        chosen = ", ".join(f"{key} {value:g}" for key, value in each.parameters.items())
-        missed = "" if each.met else "; none of them met the goal there, this came closest"
-        lines.append(f"{each.policy}: {chosen} (of {each.tried} tried{missed})")
-    for run in report.runs:
-        for what, count in run.repairs.items():
-            lines.append(f"{run.policy}, seed {run.seed}: {count} x {what}")
-        for reason, count in run.requests.lost.items():
-            lines.append(f"{run.policy}, seed {run.seed}: {count} requests lost ({reason})")
-        if run.requests.unfinished:
-            lines.append(f"{run.policy}, seed {run.seed}: {run.requests.unfinished} requests never finished")
-    notes = dict.fromkeys(f"{run.policy}: {note}" for run in report.runs for note in run.notes)
-    return [*lines, *notes, *report.warnings]
+        head = (
+            f"{facts.name}: {facts.requests:,} requests in {facts.span_seconds / 3600:.1f} h, "
+            f"{report.fleet.model} on up to {report.fleet.max_replicas} x {report.fleet.gpus_per_replica} "
+            f"{report.fleet.accelerator}"
+        )
+        parts.append("\n".join([head, "", *_aligned(found), "", *notes(report, facts.name)]))
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _aligned(found: Sequence[Row]) -> list[str]:
+    titles = [column.title.split("\n") for column in COLUMNS]
+    lines = [[title[0] for title in titles], [title[1] if len(title) > 1 else "" for title in titles]]
+    cells = [[column.text(row) for column in COLUMNS] for row in found]
+    widths = [max(len(line[at]) for line in (*lines, *cells)) for at in range(len(COLUMNS))]
+
+    def line(values: Sequence[str]) -> str:
+        made = [
+            value.ljust(width) if at == 0 else value.rjust(width)
+            for at, (value, width) in enumerate(zip(values, widths, strict=True))
+        ]
+        return "  ".join(made).rstrip()
+
+    return [*map(line, lines), "-" * len(line(["-" * width for width in widths])), *map(line, cells)]

@@ -1,156 +1,235 @@
-"""The rivals by name: how each is built from its parameters, what its documentation recommends, and what to try."""
+"""All policies by name, with their parameters: what is documented, and what a user would try."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wattkeeper.queueing import mean_chain
-from wattkeeper.rivals import hpa, wva
-from wattkeeper.rivals.fixed import Fixed
+import numpy as np
+
+from wattkeeper.domain.plan import RangeLever
+from wattkeeper.rivals.hpa import HorizontalPodAutoscaler, kv_usage_metric, waiting_metric
+from wattkeeper.rivals.hpa_behavior import DOWN, Behavior
+from wattkeeper.rivals.hpa_metrics import Metric
+from wattkeeper.rivals.keda import THRESHOLD, ScaledObject
+from wattkeeper.rivals.settings import Parameters, PolicySettingsError, Setting, whole, within
+from wattkeeper.rivals.static import Static
 from wattkeeper.rivals.types import Policy
+from wattkeeper.rivals.wva import QueueingAutoscaler
 
-Parameters = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What the rivals are sized from: the fleet, and the demand of the days they are tuned on."""
-
-    peak_replicas: int
-    """The fewest that meet the SLO on the tuning days without ever moving."""
-    most_replicas: int
-    """As many as there are GPUs for."""
-    p95_share: float
-    """95th percentile of the rate of the tuning days (ten-minute means) over its maximum."""
-    server: mean_chain.Server
-    """One replica at full clock, as a perfect tuner of the mean model would know it."""
-    targets: wva.Targets
-    default_watts: float
-    lowest_watts: float
-    highest_mhz: float
-    lowest_mhz: float
-
-    @property
-    def p95_replicas(self) -> int:
-        """Enough for all but one ten-minute stretch in twenty."""
-        return max(1, math.ceil(self.peak_replicas * self.p95_share))
+STATIC_PEAK = "static-peak"
+Grid = Mapping[str, tuple[float, ...]]
+"""Values to try of each parameter, ascending; no parameter: nothing to tune."""
+_TARGET, _WINDOW, _MINIMUM = "target", "down_window_seconds", "min_replicas"
+_WINDOWS = (60.0, 120.0, 300.0, 600.0, 1200.0)
+_SLO_SCALES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_P95 = 95.0
+_LIMIT_STEPS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """One entry."""
+    """One policy: how it is made, what its documentation gives as defaults, and the grid for tuning."""
 
     name: str
     summary: str
-    build: Callable[[Facts, Parameters], Policy]
-    documented: Parameters
-    """What its documentation starts with; empty where nobody recommends anything."""
-    grid: Callable[[Facts], tuple[Parameters, ...]]
-    """What the tuning may try; empty: nothing to tune."""
-    ordered: bool = True
-    """The grid goes from little energy to much, and attainment with it: the search may halve it."""
+    make: Callable[[Setting, Parameters], Policy]
+    defaults: Callable[[Setting], Parameters]
+    grid: Callable[[Setting], Grid] = lambda _: {}
+    needs: Callable[[Setting], str] = lambda _: ""
+    """What the setting lacks for this policy to run; empty: nothing."""
+
+    def build(self, setting: Setting, parameters: Parameters | None = None) -> Policy:
+        """A fresh policy for one run; parameters that are not given take their default.
+
+        Raises PolicySettingsError where a parameter is not known or out of range, or the policy cannot run here.
+        """
+        if lacking := self.needs(setting):
+            raise PolicySettingsError(f"{self.name} cannot run here: {lacking}")
+        known = self.defaults(setting)
+        unknown = sorted(set(parameters or {}) - set(known))
+        if unknown:
+            names = ", ".join(known) or "none"
+            raise PolicySettingsError(f"{self.name} has no parameter {', '.join(unknown)}; it has: {names}")
+        return self.make(setting, {**known, **(parameters or {})})
 
 
-def _floor(facts: Facts, parameters: Parameters) -> int:
-    share = parameters["floor"]
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"floor is a share of the peak fleet in [0, 1], not {share}")
-    return max(1, round(share * facts.peak_replicas))
+def find(name: str) -> Rival:
+    """The policy of this name. Raises PolicySettingsError where there is none."""
+    if name not in RIVALS:
+        raise PolicySettingsError(f"there is no policy {name!r}; there are: {', '.join(RIVALS)}")
+    return RIVALS[name]
 
 
-def _autoscaler(
-    name: str, *metrics: tuple[str, Callable[[float], hpa.PodsMetric | hpa.SumMetric]]
-) -> Callable[[Facts, Parameters], Policy]:
-    def build(facts: Facts, parameters: Parameters) -> Policy:
-        return hpa.Autoscaler(
+def _static(name: str) -> Callable[[Setting, Parameters], Policy]:
+    return lambda _, given: Static(name=name, replicas=whole("replicas", given["replicas"]))
+
+
+def _capped(setting: Setting, given: Parameters) -> Policy:
+    return Static(
+        name="static-cap",
+        replicas=whole("replicas", given["replicas"]),
+        power_cap_watts=within("power_cap_watts", given["power_cap_watts"], _lever(setting.power_cap)),
+    )
+
+
+def _clocked(setting: Setting, given: Parameters) -> Policy:
+    return Static(
+        name="static-clock",
+        replicas=whole("replicas", given["replicas"]),
+        clock_mhz=within("clock_mhz", given["clock_mhz"], _lever(setting.clock)),
+    )
+
+
+def _lever(lever: RangeLever | None) -> RangeLever:
+    if lever is None:
+        raise PolicySettingsError("the accelerator has no such limit")
+    return lever
+
+
+def _limits(lever: RangeLever | None) -> tuple[float, ...]:
+    """A few values from the lowest to the highest limit."""
+    values = () if lever is None else lever.grid()
+    if len(values) <= _LIMIT_STEPS:
+        return values
+    return tuple(values[round(index)] for index in np.linspace(0, len(values) - 1, _LIMIT_STEPS))
+
+
+def _counts(setting: Setting) -> tuple[float, ...]:
+    """Every replica count within the bounds."""
+    return tuple(float(each) for each in range(setting.min_replicas, setting.max_replicas + 1))
+
+
+def _minima(setting: Setting) -> tuple[float, ...]:
+    """The bound itself, and what quiet windows and the median window need."""
+    found = {setting.min_replicas, *(setting.replicas_for(percentile) for percentile in (5.0, 25.0, 50.0))}
+    return tuple(float(each) for each in sorted(found))
+
+
+def _window(seconds: float) -> Behavior:
+    return Behavior(down=replace(DOWN, window_seconds=seconds))
+
+
+def _hpa(name: str, metric: Callable[[float], Metric]) -> Callable[[Setting, Parameters], Policy]:
+    def make(setting: Setting, given: Parameters) -> Policy:
+        return HorizontalPodAutoscaler(
             name=name,
-            metrics=[make(parameters[key]) for key, make in metrics],
-            stabiliser=hpa.Stabiliser(minimum=_floor(facts, parameters), maximum=facts.most_replicas),
+            metrics=(metric(given[_TARGET]),),
+            min_replicas=whole(_MINIMUM, given[_MINIMUM]),
+            max_replicas=setting.max_replicas,
+            behavior=_window(given[_WINDOW]),
+            stale_seconds=setting.stale_seconds,
         )
 
-    return build
+    return make
 
 
-def _grid(
-    key: str, values: tuple[float, ...], floors: tuple[float, ...] = (0.0, 0.5)
-) -> Callable[[Facts], tuple[Parameters, ...]]:
-    return lambda _: tuple({key: value, "floor": floor} for value in values for floor in floors)
-
-
-def _even(low: float, high: float, count: int) -> tuple[float, ...]:
-    return tuple(round(low + (high - low) * step / (count - 1)) for step in range(count))
-
-
-RIVALS: dict[str, Rival] = {
-    entry.name: entry
-    for entry in (
-        Rival(
-            name="static-peak",
-            summary="the fewest replicas that meet the SLO on the tuning days, full power",
-            build=lambda facts, _: Fixed(name="static-peak", replicas=facts.peak_replicas),
-            documented={},
-            grid=lambda _: (),
-        ),
-        Rival(
-            name="static-p95",
-            summary="replicas for the 95th percentile of demand, full power",
-            build=lambda facts, _: Fixed(name="static-p95", replicas=facts.p95_replicas),
-            documented={},
-            grid=lambda _: (),
-        ),
-        Rival(
-            name="static-cap",
-            summary="the peak fleet under one power limit",
-            build=lambda facts, p: Fixed(name="static-cap", replicas=facts.peak_replicas, power_cap_watts=p["watts"]),
-            documented={},
-            grid=lambda facts: tuple(
-                {"watts": watts} for watts in _even(facts.lowest_watts, facts.default_watts, 8)[:-1]
-            ),
-        ),
-        Rival(
-            name="static-clock",
-            summary="the peak fleet at one locked clock",
-            build=lambda facts, p: Fixed(name="static-clock", replicas=facts.peak_replicas, clock_mhz=p["mhz"]),
-            documented={},
-            grid=lambda facts: tuple(
-                {"mhz": mhz} for mhz in _even(max(facts.lowest_mhz, 900.0), facts.highest_mhz, 8)[:-1]
-            ),
-        ),
-        Rival(
-            name="hpa-waiting",
-            summary="HPA on vllm:num_requests_waiting per pod (production-stack's example: 5)",
-            build=_autoscaler("hpa-waiting", ("waiting", lambda t: hpa.PodsMetric(read=hpa.waiting, target=t))),
-            documented={"waiting": 5.0, "floor": 0.0},
-            grid=_grid("waiting", (0.2, 1.0, 5.0)),
-            ordered=False,
-        ),
-        Rival(
-            name="hpa-kv",
-            summary="HPA on vllm:kv_cache_usage_perc per pod",
-            build=_autoscaler("hpa-kv", ("usage", lambda t: hpa.PodsMetric(read=hpa.kv_usage, target=t))),
-            documented={"usage": 0.8, "floor": 0.0},
-            grid=_grid("usage", (0.8, 0.4, 0.2, 0.1, 0.05, 0.025), (0.0,)),
-        ),
-        Rival(
-            name="keda-in-flight",
-            summary="KEDA on running + waiting requests per replica",
-            build=_autoscaler("keda-in-flight", ("requests", lambda t: hpa.SumMetric(read=hpa.in_flight, target=t))),
-            documented={"requests": 16.0, "floor": 0.0},
-            grid=_grid("requests", (64.0, 48.0, 32.0, 24.0, 16.0, 8.0, 4.0), (0.0,)),
-        ),
-        Rival(
-            name="mean-queue",
-            summary="autoscaler on a queue's means, as llm-d's workload-variant-autoscaler",
-            build=lambda facts, p: wva.MeanQueue(
-                name="mean-queue",
-                server=facts.server,
-                targets=facts.targets,
-                minimum=1,
-                maximum=facts.most_replicas,
-                headroom=p["headroom"],
-            ),
-            documented={"headroom": 1.0},
-            grid=lambda _: tuple({"headroom": value} for value in (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)),
-        ),
+def _keda(setting: Setting, given: Parameters) -> Policy:
+    return ScaledObject(
+        name="keda-in-flight",
+        threshold=given[_TARGET],
+        min_replicas=whole(_MINIMUM, given[_MINIMUM]),
+        max_replicas=setting.max_replicas,
+        behavior=_window(given[_WINDOW]),
+        stale_seconds=setting.stale_seconds,
     )
-}
+
+
+def _wva(setting: Setting, given: Parameters) -> Policy:
+    return QueueingAutoscaler(
+        name="wva",
+        server=setting.server,
+        slo=setting.slo,
+        min_replicas=setting.min_replicas,
+        max_replicas=setting.max_replicas,
+        slo_scale=given["slo_scale"],
+    )
+
+
+def _scaling(target: float) -> Callable[[Setting], Parameters]:
+    """Defaults of an autoscaler with one target."""
+    return lambda setting: {
+        _TARGET: target,
+        _MINIMUM: float(setting.min_replicas),
+        _WINDOW: DOWN.window_seconds,
+    }
+
+
+def _scaling_grid(targets: Callable[[Setting], tuple[float, ...]]) -> Callable[[Setting], Grid]:
+    return lambda setting: {_TARGET: targets(setting), _MINIMUM: _minima(setting), _WINDOW: _WINDOWS}
+
+
+def _in_flight(setting: Setting) -> tuple[float, ...]:
+    """From the documented example up to all slots of a replica."""
+    slots = float(setting.server.max_num_seqs)
+    return tuple(sorted({THRESHOLD, 4.0, 8.0, *(round(slots * part) for part in (0.0625, 0.125, 0.25, 0.5, 0.8, 1.0))}))
+
+
+def _peak(setting: Setting) -> Parameters:
+    return {"replicas": float(setting.replicas_for(100.0))}
+
+
+_ALL = (
+    Rival(
+        name=STATIC_PEAK,
+        summary="as many replicas as the busiest window of the tuning days needs, full power",
+        make=_static(STATIC_PEAK),
+        defaults=_peak,
+        grid=lambda setting: {"replicas": _counts(setting)},
+    ),
+    Rival(
+        name="static-p95",
+        summary="as many replicas as 95 % of the windows of the tuning days need, full power",
+        make=_static("static-p95"),
+        defaults=lambda setting: {"replicas": float(setting.replicas_for(_P95))},
+    ),
+    Rival(
+        name="static-cap",
+        summary="replicas of the peak, one power limit on all GPUs",
+        make=_capped,
+        defaults=lambda setting: {**_peak(setting), "power_cap_watts": _lever(setting.power_cap).maximum},
+        grid=lambda setting: {
+            "power_cap_watts": _limits(setting.power_cap),
+            "replicas": _counts(setting),
+        },
+        needs=lambda setting: "" if setting.power_cap else "its GPUs have no power limit to set",
+    ),
+    Rival(
+        name="static-clock",
+        summary="replicas of the peak, one clock limit on all GPUs",
+        make=_clocked,
+        defaults=lambda setting: {**_peak(setting), "clock_mhz": _lever(setting.clock).maximum},
+        grid=lambda setting: {
+            "clock_mhz": _limits(setting.clock),
+            "replicas": _counts(setting),
+        },
+        needs=lambda setting: "" if setting.clock else "its GPUs have no clock limit to set",
+    ),
+    Rival(
+        name="hpa-waiting",
+        summary="Kubernetes autoscaler on vllm:num_requests_waiting per pod",
+        make=_hpa("hpa-waiting", waiting_metric),
+        defaults=_scaling(5.0),
+        grid=_scaling_grid(lambda _: (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)),
+    ),
+    Rival(
+        name="hpa-kv",
+        summary="Kubernetes autoscaler on vllm:kv_cache_usage_perc per pod",
+        make=_hpa("hpa-kv", kv_usage_metric),
+        defaults=_scaling(0.5),
+        grid=_scaling_grid(lambda _: (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8)),
+    ),
+    Rival(
+        name="keda-in-flight",
+        summary="KEDA on running and waiting requests per pod",
+        make=_keda,
+        defaults=_scaling(THRESHOLD),
+        grid=_scaling_grid(_in_flight),
+    ),
+    Rival(
+        name="wva",
+        summary="queueing autoscaler on means, in the way of llm-d's",
+        make=_wva,
+        defaults=lambda _: {"slo_scale": 1.0},
+        grid=lambda _: {"slo_scale": _SLO_SCALES},
+    ),
+)
+RIVALS: dict[str, Rival] = {rival.name: rival for rival in _ALL}

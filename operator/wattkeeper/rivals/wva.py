@@ -1,100 +1,153 @@
-"""A queueing autoscaler on means, in the way of llm-d's workload-variant-autoscaler (v0.5 to v0.9).
+"""A queueing autoscaler on means, in the way of llm-d's workload variant autoscaler.
 
-Every 60 s: arrival rate and mean lengths of the last window go into a state-dependent M/M/1/K chain of one replica
-(`queueing.mean_chain`: iteration time linear in the batch, queue of ten times the batch), which gives mean TTFT and
-mean inter-token latency; a bisection finds the largest rate per replica at which both means are within the targets;
-replicas = ceil(rate / that). It publishes the number as a gauge on which an HPA acts; the chart's HPA stabilises for
-240 s both ways and adds at most 10 pods in 150 s. `headroom` multiplies the measured rate; the project's own default is
-none (1.0), because it takes the targets for means: with tail targets it has to be tuned.
+Source: llm-d workload-variant-autoscaler 0.6 (its queue analyser, there as an experiment; guides "HPA integration" and
+"Configuration"). Every 60 s (`GLOBAL_OPT_INTERVAL`) it takes the rate at which the router hands requests to replicas
+(here: what they finish and how what they hold grows, which is the same where the router has no queue) and the mean
+lengths of prompts and answers, and publishes how many replicas serve that rate with mean TTFT and mean ITL in target:
+ceil(rate / largest rate that one replica serves so). The model is a chain of states with alpha, beta and gamma from a
+benchmark, `max_num_seqs` slots and ten times as many places to wait, at no more than 99.9 % of its fastest rate
+(`queueing.mean_chain`). A horizontal pod autoscaler follows the published number: external metric, average target 1,
+window 240 s both ways, 10 pods in 150 s.
 
-Its coefficients are the ones that a perfect tuner would find: the same that the planner starts from.
+Without metrics the number published last is published again, else the replicas that there are. Not modelled: the tuner
+of alpha, beta and gamma (off by default), and the choice among kinds of GPU.
 """
 
-import math
-from collections import deque
-from dataclasses import dataclass, field, replace
+import bisect
 
+from wattkeeper.domain.histogram import Histogram
+from wattkeeper.domain.plan import Slo
 from wattkeeper.queueing import mean_chain
-from wattkeeper.rivals.hpa import Stabiliser
+from wattkeeper.rivals.hpa import SYNC_SECONDS, HorizontalPodAutoscaler
+from wattkeeper.rivals.hpa_behavior import Behavior, ScalingPolicy, ScalingRules, Unit
+from wattkeeper.rivals.hpa_metrics import ExternalMetric
+from wattkeeper.rivals.readings import Readings
+from wattkeeper.rivals.settings import PolicySettingsError, ServerModel, positive
 from wattkeeper.rivals.types import Decision, Look
 
-PERIOD_SECONDS = 60.0
-STABILISATION_SECONDS = 240.0
-_PODS, _PODS_PERIOD_SECONDS = 10, 150.0
+INTERVAL_SECONDS = 60.0
+WINDOW_SECONDS = 240.0
+_QUEUE_PER_SLOT = 10
+_LARGEST_LOAD = 0.999
+_STALE_SECONDS = 300.0
+"""Its collector takes samples up to this old."""
+_RULES = ScalingRules(
+    window_seconds=WINDOW_SECONDS, policies=(ScalingPolicy(unit=Unit.PODS, value=10, period_seconds=150.0),)
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """Latencies that the means are held against, in seconds; None: not a goal."""
+class QueueingAutoscaler:
+    """The analyser, what it published last, and the autoscaler that follows it.
 
-    ttft_seconds: float | None
-    itl_seconds: float | None
+    `slo_scale` multiplies both targets before the means are compared with them. The published one is 1: means within
+    the percentile's target; a smaller one is what a user can do about tails.
+    """
 
-
-@dataclass(kw_only=True)
-class MeanQueue:
-    """The autoscaler. `server` gives the coefficients; its lengths are replaced by the measured means."""
-
-    name: str
-    server: mean_chain.Server
-    targets: Targets
-    minimum: int
-    maximum: int
-    headroom: float = 1.0
-    power_cap_watts: float | None = None
-    period_seconds: float = PERIOD_SECONDS
-    _stabiliser: Stabiliser = field(init=False)
-    _added: deque[tuple[float, int]] = field(default_factory=deque)
-    _known: dict[tuple[float, float], float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.headroom < math.inf:
-            raise ValueError(f"headroom multiplies the rate and must be positive, not {self.headroom}")
-        self._stabiliser = Stabiliser(
-            minimum=self.minimum,
-            maximum=self.maximum,
-            down_window_seconds=STABILISATION_SECONDS,
-            up_window_seconds=STABILISATION_SECONDS,
+    def __init__(
+        self,
+        *,
+        name: str,
+        server: ServerModel,
+        slo: Slo,
+        min_replicas: int,
+        max_replicas: int,
+        slo_scale: float = 1.0,
+        interval_seconds: float = INTERVAL_SECONDS,
+        behavior: Behavior | None = None,
+    ) -> None:
+        positive("slo_scale", slo_scale)
+        positive("interval_seconds", interval_seconds)
+        if not _chain(server, 1.0, 1.0).valid:
+            raise PolicySettingsError(
+                f"{name}: the coefficients of a replica must be finite, none negative, alpha above 0: {server}"
+            )
+        self.name = name
+        self.period_seconds = SYNC_SECONDS
+        self._server = server
+        self._ttft = slo_scale * slo.ttft.seconds if slo.ttft is not None else float("inf")
+        self._itl = slo_scale * slo.tpot.seconds if slo.tpot is not None else float("inf")
+        self._minimum, self._maximum = min_replicas, max_replicas
+        self._interval = interval_seconds
+        self._published: int | None = None
+        self._last_seconds: float | None = None
+        self._lengths: tuple[float, float] | None = None
+        self._autoscaler = HorizontalPodAutoscaler(
+            name=name,
+            metrics=(ExternalMetric(name="wva_desired_replicas", target=1.0, value=self._gauge),),
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            behavior=behavior or Behavior(up=_RULES, down=_RULES),
+            stale_seconds=_STALE_SECONDS,
         )
 
     def decide(self, look: Look) -> Decision:
-        """Without a rate or lengths: what there is."""
-        keep = Decision(power_cap_watts=self.power_cap_watts, reason="MetricsMissing")
-        if look.snapshot is None:
-            return keep
-        readings = [look.snapshot.pods[key] for key in look.ready_pods if key in look.snapshot.pods]
+        """One sync of the autoscaler; the analyser runs first where its interval has passed."""
+        return self._autoscaler.decide(look)
+
+    def _gauge(self, look: Look, readings: Readings | None) -> float:
+        due = self._last_seconds is None or look.time_seconds - self._last_seconds >= self._interval
+        if due or self._published is None:
+            self._last_seconds = look.time_seconds
+            found = self._analyse(readings)
+            if found is not None:
+                self._published = found
+            elif self._published is None:
+                self._published = look.desired_replicas
+        return float(self._published)
+
+    def _analyse(self, readings: Readings | None) -> int | None:
+        """Replicas for what was measured; None: not enough was."""
+        if readings is None:
+            return None
         rates = [
-            each.finished_per_second + (each.in_system_growth_per_second or 0.0)
-            for each in readings
+            max(0.0, each.finished_per_second + (each.in_system_growth_per_second or 0.0))
+            for each in readings.values()
             if each.finished_per_second is not None
         ]
-        finished = sum(each.finished_per_second or 0.0 for each in readings)
-        if not rates or finished <= 0.0:
-            return keep
-        rate = max(0.0, sum(rates))
-        prompt = sum(each.prompt_tokens_per_second or 0.0 for each in readings) / finished
-        output = sum(each.generation_tokens_per_second or 0.0 for each in readings) / finished
-        most = self._per_replica(prompt, output)
-        # Targets that even an idle replica misses: as many as there may be.
-        wanted = max(1, math.ceil(self.headroom * rate / most)) if most > 0.0 else self.maximum
-        current, now = look.desired_replicas, look.time_seconds
-        replicas = self._stabiliser.settle(wanted, current, now)
-        while self._added and self._added[0][0] <= now - _PODS_PERIOD_SECONDS:
-            self._added.popleft()
-        if replicas > current:
-            replicas = min(replicas, current + max(0, _PODS - sum(count for _, count in self._added)))
-            self._added.append((now, replicas - current))
-        return Decision(replicas=replicas, power_cap_watts=self.power_cap_watts)
+        if not rates:
+            return None
+        prompt = _mean([each.prompt_tokens for each in readings.values() if each.prompt_tokens is not None])
+        output = _mean([each.output_tokens for each in readings.values() if each.output_tokens is not None])
+        if prompt is not None and output is not None:
+            self._lengths = (prompt, output)
+        if sum(rates) <= 0.0:
+            return self._minimum
+        if self._lengths is None:
+            return None
+        return self.replicas_for(sum(rates), prompt_tokens=self._lengths[0], output_tokens=self._lengths[1])
 
-    def _per_replica(self, prompt: float, output: float) -> float:
-        """Sized again where a mean length moved by two per cent; an answer has at least two tokens in its form."""
-        key = tuple(round(1.02 ** round(math.log(max(each, 2.0), 1.02)), 2) for each in (prompt, output))
-        found = self._known.get((key[0], key[1]))
-        if found is None:
-            found = mean_chain.largest_rate(
-                replace(self.server, prompt_tokens=key[0], output_tokens=key[1]),
-                ttft_seconds=math.inf if self.targets.ttft_seconds is None else self.targets.ttft_seconds,
-                itl_seconds=math.inf if self.targets.itl_seconds is None else self.targets.itl_seconds,
-            )
-            self._known[key[0], key[1]] = found
-        return found
+    def replicas_for(self, requests_per_second: float, *, prompt_tokens: float, output_tokens: float) -> int:
+        """The fewest replicas whose share of the rate meets both targets by the model, within the bounds.
+
+        Latencies grow with the rate, so this is ceil(rate / largest rate that meets them).
+        """
+        chain = _chain(self._server, prompt_tokens, output_tokens)
+
+        def meets(replicas: int) -> bool:
+            share = requests_per_second / replicas
+            if share > _LARGEST_LOAD * chain.fastest:
+                return False
+            found = mean_chain.means(chain, share)
+            return bool(found.ttft_seconds <= self._ttft and found.itl_seconds <= self._itl)
+
+        candidates = range(self._minimum, self._maximum + 1)
+        index = bisect.bisect_left(candidates, True, key=meets)
+        return candidates[min(index, len(candidates) - 1)]
+
+
+def _chain(server: ServerModel, prompt_tokens: float, output_tokens: float) -> mean_chain.Server:
+    return mean_chain.Server(
+        alpha_seconds=server.alpha_seconds,
+        beta_seconds_per_token=server.beta_seconds_per_token,
+        gamma_seconds_per_kv_token=server.gamma_seconds_per_kv_token,
+        prompt_tokens=max(prompt_tokens, 1.0),
+        output_tokens=max(output_tokens, 1.0),
+        max_num_seqs=server.max_num_seqs,
+        max_queue=_QUEUE_PER_SLOT * server.max_num_seqs,
+    )
+
+
+def _mean(parts: list[Histogram]) -> float | None:
+    """Mean over all observations; None where there were none."""
+    count = sum(part.count for part in parts)
+    return sum(part.total for part in parts) / count if count > 0.0 else None

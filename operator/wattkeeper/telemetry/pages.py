@@ -2,16 +2,22 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wattkeeper.domain.errors import TelemetryError
-from wattkeeper.domain.observation import EngineCounters, GpuReading, PodReading
+from wattkeeper.domain.observation import EngineCounters, PodReading
 from wattkeeper.telemetry import aliases, assemble
 from wattkeeper.telemetry.assemble import Sample
 from wattkeeper.telemetry.counters import CounterHistory
 from wattkeeper.telemetry.engine import Labels, Series, engine_counters
-from wattkeeper.telemetry.exposition import ExpositionReader, engine_sample, histogram_of, wanted_names
+from wattkeeper.telemetry.exposition import (
+    EngineSample,
+    ExpositionReader,
+    engine_sample,
+    histogram_of,
+    wanted_names,
+)
 from wattkeeper.telemetry.source import PodKey, Snapshot
 
 _GPU_NAMES: Mapping[str, str] = {
@@ -56,6 +62,8 @@ class PageReadings:
         self._histories: dict[ScrapeTarget, CounterHistory] = {}
         self._counters: dict[ScrapeTarget, EngineCounters | None] = {}
         self._gpus: dict[ScrapeTarget, _GpuHistory] = {}
+        self._made: dict[ScrapeTarget, PodReading] = {}
+        """Readings since the last page: until the next one only age and GPUs change."""
         self._engine_reader = ExpositionReader(wanted_names(prefixes))
         self._gpu_reader = ExpositionReader(_GPU_NAMES)
 
@@ -65,25 +73,37 @@ class PageReadings:
         self._histories = {target: history for target, history in self._histories.items() if target in kept}
         self._counters = {target: known for target, known in self._counters.items() if target in kept}
         self._gpus = {target: history for target, history in self._gpus.items() if target in kept}
+        self._made = {target: reading for target, reading in self._made.items() if target in kept}
 
     def take(self, target: ScrapeTarget, text: str, time_seconds: float) -> None:
         """Put a page into the history of its target. Raises ValueError or TelemetryError where it is of no use."""
         if target.role == "gpu":
-            series = self._gpu_reader.read(text)
-            self._gpus.setdefault(target, _GpuHistory(self._rate_window_seconds)).add(series, time_seconds)
+            self.take_gpus(target, self._gpu_reader.read(text), time_seconds)
             return
         read = self._engine_reader.read(text)
         sample = engine_sample(read, self._prefixes)
         if aliases.RUNNING not in sample.gauges:
             names = " or ".join(aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], self._prefixes))
             raise TelemetryError(f"the page has no series {names}: is this a vLLM engine?")
+        counters = engine_counters(read, self._prefixes, time_seconds=time_seconds)
+        self.take_engine(target, sample, counters, time_seconds)
+
+    def take_engine(
+        self, target: ScrapeTarget, sample: EngineSample, counters: EngineCounters | None, time_seconds: float
+    ) -> None:
+        """The same for what the page of an engine says, where nobody wrote it as text."""
         history = self._histories.get(target)
         if history is None:
             history = self._histories[target] = CounterHistory(
                 rate_window_seconds=self._rate_window_seconds, length_window_seconds=self._length_window_seconds
             )
-        self._counters[target] = engine_counters(read, self._prefixes, time_seconds=time_seconds)
+        self._counters[target] = counters
+        self._made.pop(target, None)
         history.add(sample, time_seconds)
+
+    def take_gpus(self, target: ScrapeTarget, series: Series, time_seconds: float) -> None:
+        """The same for the series of a GPU exporter."""
+        self._gpus.setdefault(target, _GpuHistory(self._rate_window_seconds)).add(series, time_seconds)
 
     def snapshot(self, now_seconds: float) -> Snapshot:
         """What is known of all targets now; `errors` says what was odd about GPU series."""
@@ -95,13 +115,10 @@ class PageReadings:
             age = max(0.0, now_seconds - history.time_seconds)
             if age <= self._forget_after_seconds:
                 key = (target.namespace, target.pod)
-                pods[key] = _pod_reading(
-                    history,
-                    key=key,
-                    age_seconds=age,
-                    gpus=gpus_by_pod.get(key, ()),
-                    engine=self._counters.get(target),
-                )
+                made = self._made.get(target)
+                if made is None:
+                    made = self._made[target] = _pod_reading(history, key=key, engine=self._counters.get(target))
+                pods[key] = replace(made, age_seconds=age, gpus=gpus_by_pod.get(key, ()))
         return Snapshot(time_seconds=now_seconds, pods=pods, errors=tuple(odd), gpus=gpus)
 
     def _gpu_answers(self, now_seconds: float) -> dict[str, list[Sample]]:
@@ -161,11 +178,9 @@ def _pod_reading(
     history: CounterHistory,
     *,
     key: PodKey,
-    age_seconds: float,
-    gpus: tuple[GpuReading, ...],
     engine: EngineCounters | None,
 ) -> PodReading:
-    """The reading of one engine; rates are None until it was scraped twice."""
+    """The reading of one engine at the moment of its page; rates are None until it was scraped twice."""
     sample = history.latest
     gauges = sample.gauges if sample is not None else {}
     raw = dict(zip(sample.keys, sample.counters.tolist(), strict=True)) if sample is not None else {}
@@ -174,7 +189,7 @@ def _pod_reading(
     return PodReading(
         namespace=key[0],
         pod=key[1],
-        age_seconds=age_seconds,
+        age_seconds=0.0,
         running=gauges.get(aliases.RUNNING),
         waiting=gauges.get(aliases.WAITING),
         kv_usage=gauges.get(aliases.KV_USAGE),
@@ -191,7 +206,6 @@ def _pod_reading(
         prompt_tokens=histogram_of(aliases.PROMPT_LENGTH, lengths),
         output_tokens=histogram_of(aliases.OUTPUT_LENGTH, lengths),
         kv_cache=sample.kv_cache if sample is not None else None,
-        gpus=gpus,
         engine=engine,
     )
 
