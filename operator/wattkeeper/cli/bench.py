@@ -126,8 +126,8 @@ def sla(
         Console().print(benchmark.speed_table(speeds))
 
 
-_commands.command()(bench_twin.twin)
 _commands.command()(bench_vidur.vidur)
+_commands.command()(bench_twin.twin)
 
 
 def register(app: typer.Typer) -> None:
