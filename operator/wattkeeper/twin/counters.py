@@ -76,28 +76,29 @@ class BucketCounts:
     @property
     def counts(self) -> list[int]:
         """Per bucket, not cumulative."""
-        self._settle()
+        self.settle()
         counts: list[int] = self._counts.tolist()
         return counts
 
     @property
     def total(self) -> float:
         """Sum of all observed values."""
-        self._settle()
+        self.settle()
         return self._total
 
     @property
     def count(self) -> int:
         """Number of observations."""
-        self._settle()
+        self.settle()
         return int(self._counts.sum())
 
     def cumulative(self) -> Iterator[int]:
         """Observations at or below each bound, then all of them."""
-        self._settle()
+        self.settle()
         yield from np.cumsum(self._counts).tolist()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Turn all notes into counts."""
         if self.values:
             values, times = np.array(self.values), np.array(self.times)
             self._add(np.searchsorted(self._bounds, values), times)
@@ -150,6 +151,8 @@ class EngineCounters:
 
     def settle(self) -> None:
         """Count what waits to be counted; whoever reads a histogram of finished requests calls this first."""
+        for histogram in (self.ttft_seconds, self.inter_token_seconds, self.iteration_tokens):
+            histogram.settle()
         done = self.done
         if not done:
             return
