@@ -33,7 +33,7 @@ def replay(
         str | None,
         typer.Argument(
             help="A file of any known format, a name of `traces list`, or a generator, with options as in "
-            "poisson:rate=2,for=1h,lengths=512/128. Left out: a made-up day of a small service."
+            "poisson:rate=2,for=1h,lengths=512/128. Left out: a made-up morning of a small service."
         ),
     ] = None,
     prometheus_url: Annotated[
@@ -70,10 +70,10 @@ def replay(
     max_model_len: Annotated[int | None, typer.Option(min=1, help="The same.")] = None,
     slo_ttft: Annotated[str, typer.Option(help="Target of the time to first token; none: no goal.")] = "1s",
     slo_tpot: Annotated[str, typer.Option(help="Target of the time per output token; none: no goal.")] = "50ms",
-    slo_percentile: Annotated[float, typer.Option(min=50, max=99.9, help="What policies aim at.")] = 99.0,
+    slo_percentile: Annotated[float, typer.Option(min=50, max=99.9, help="What policies aim at.")] = 95.0,
     min_attainment: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Share of all requests that must meet both targets.")
-    ] = 0.99,
+    ] = 0.95,
     gpus: Annotated[
         int | None, typer.Option(min=1, help="Of the fleet; left out: those of the peak and a fourth more replicas.")
     ] = None,
@@ -136,6 +136,8 @@ def replay(
         raise ReplayError("give a trace or --prometheus-url, not both")
     with options.scratch() as folder:
         line = trace or options.MADE_UP_DAY
+        if trace is None and prometheus_url is None:
+            start, until = start or options.MADE_UP_START, until or options.MADE_UP_END
         if prometheus_url is not None:
             line = options.recorded_history(
                 prometheus_url, days, list(namespace or ()), list(selector or ()), Path(folder)
