@@ -97,3 +97,12 @@ def test_text_of_a_user_is_escaped(report, tmp_path):
     path = tmp_path / "index.html"
     html.write(replace(report, notes=("<script>alert(1)</script>",)), pictures=(), path=path)
     assert "<script>" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("hours", "unit", "step"),
+    [(0.5, "minutes", 5.0), (1.0, "minutes", 5.0), (2.0, "minutes", 10.0), (24.0, "hours", 2.0), (168.0, "days", 1.0)],
+)
+def test_the_axis_of_time_is_readable(hours, unit, step):
+    name, _, found = timeline._unit(3600 * hours)
+    assert (name, found) == (unit, step)

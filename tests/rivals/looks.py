@@ -21,6 +21,7 @@ def reading(
     running: Value = None,
     kv_usage: Value = None,
     finished: Value = None,
+    growth: Value = None,
     prompt: float = 1000.0,
     output: float = 200.0,
     age_seconds: float = 5.0,
@@ -33,6 +34,7 @@ def reading(
         running=running,
         kv_usage=kv_usage,
         finished_per_second=finished,
+        in_system_growth_per_second=growth,
         prompt_tokens=mean_of(prompt) if finished else None,
         output_tokens=mean_of(output) if finished else None,
     )

@@ -1,7 +1,9 @@
 import pytest
 
+from tests.rivals.test_registry import SETTING
+from wattkeeper.rivals.registry import find
 from wattkeeper.rivals.settings import PolicySettingsError
-from wattkeeper.rivals.tuning import tune
+from wattkeeper.rivals.tuning import tune, tune_all
 
 TARGETS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -75,6 +77,27 @@ def test_nothing_to_tune_is_one_run():
     found = tune(defaults={"target": 0.1}, grid={}, evaluate=made, goal=0.9)
     assert len(made.calls) == 1
     assert found.text() == "target 0.1 (99.50 % on the tuning days, 1 trials)"
+
+
+def test_all_start_from_what_the_static_fleet_needs():
+    asked = []
+
+    def evaluate(rival, setting, parameters):
+        asked.append(rival.name)
+        assert rival.build(setting, parameters).name == rival.name
+        # Seven replicas meet the goal where the demand over `replica_rps` says ten.
+        replicas = parameters.get("replicas", 8.0)
+        return 100.0 * replicas + parameters.get("power_cap_watts", 0.0), 1.0 if replicas >= 7.0 else 0.9
+
+    chosen = [find("static-cap"), find("static-peak"), find("static-p95"), find("wva")]
+    setting, found = tune_all(SETTING, rivals=chosen, evaluate=evaluate, goal=0.99)
+    assert list(found) == ["static-peak", "static-cap", "static-p95", "wva"]
+    assert found["static-peak"].parameters == {"replicas": 7.0}
+    assert setting.replicas_for(100.0) == 7
+    assert found["static-cap"].trials[0].parameters == {"replicas": 7.0, "power_cap_watts": 700.0}
+    assert found["static-cap"].parameters == {"replicas": 7.0, "power_cap_watts": 300.0}
+    assert found["static-p95"].parameters["replicas"] == setting.replicas_for(95.0)
+    assert all(asked.count(rival.name) <= 10 for rival in chosen)
 
 
 def test_bad_input_is_refused():

@@ -43,6 +43,20 @@ def test_more_rate_longer_answers_and_tighter_targets_never_need_fewer():
     assert tighter == sorted(tighter)
 
 
+def test_coefficients_as_a_benchmark_finds_them():
+    found = ServerModel.benchmarked(
+        d0_seconds=0.008, prefill_seconds_per_token=2e-5, decode_seconds_per_sequence=1e-4, kv_seconds_per_token=4e-8,
+        prompt_tokens=900, output_tokens=300, max_num_seqs=64,
+    )  # fmt: skip
+    # (900 x 20 us + 300 x 100 us) / 1200
+    assert found.beta_seconds_per_token == pytest.approx(4e-5)
+    with pytest.raises(PolicySettingsError, match="must be above 0"):
+        ServerModel.benchmarked(
+            d0_seconds=0.008, prefill_seconds_per_token=2e-5, decode_seconds_per_sequence=1e-4, kv_seconds_per_token=0,
+            prompt_tokens=0, output_tokens=0, max_num_seqs=64,
+        )  # fmt: skip
+
+
 def test_never_beyond_the_bounds():
     assert wva(max_replicas=4).replicas_for(1e6, prompt_tokens=800, output_tokens=150) == 4
     assert wva(min_replicas=3).replicas_for(0.01, prompt_tokens=800, output_tokens=150) == 3
@@ -66,6 +80,16 @@ def test_without_metrics_the_last_number_is_published_again():
     policy = wva()
     assert policy.decide(look(0.0, None, ready=5)).replicas == 5
     assert policy.decide(look(600.0, None, ready=5)).replicas == 5
+
+
+def test_requests_that_pile_up_count_as_arrivals():
+    policy = wva(max_replicas=50)
+    wanted = policy.replicas_for(150.0, prompt_tokens=1000, output_tokens=200)
+    piled = reading(0, finished=50.0, growth=100.0)
+    replicas = 2
+    for time in range(0, 300, 15):
+        replicas = policy.decide(look(float(time), [piled], ready=replicas)).replicas
+    assert replicas == min(wanted, 12)
 
 
 def test_idle_is_the_lowest_bound():

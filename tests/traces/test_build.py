@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from wattkeeper.cli import main
 from wattkeeper.domain.workload import LengthDistribution
 from wattkeeper.replica import arrivals
 from wattkeeper.traces import build, formats, rates
@@ -183,8 +185,17 @@ def test_gaps_of_a_history_can_be_bridged_emptied_or_skipped(tmp_path):
     assert found[Gaps.EMPTY].span_seconds == found[Gaps.BRIDGE].span_seconds == 288 * 300
     assert len(found[Gaps.BRIDGE].trace()) > len(found[Gaps.EMPTY].trace()) + 3000
     for gaps, each in found.items():
-        assert each.notes[0] == f"2 of 288 windows are gaps, {gaps.value}"
+        assert each.notes[0] == f"2 of 288 windows are gaps, {gaps.done}"
         assert "burstiness was not recorded" in each.notes[1]
+
+
+def test_the_command_line_shows_generators_and_says_what_is_wrong():
+    run = CliRunner().invoke(main.app, ["traces", "show", "poisson:rate=2,for=1h,lengths=100/10,seed=2"])
+    assert run.exit_code == 0
+    assert "in 3600 s" in run.output
+    assert "p50 100" in run.output
+    wrong = CliRunner().invoke(main.app, ["traces", "show", "poisson:rate=x,for=1h"])
+    assert wrong.exit_code == 1
 
 
 def test_a_spec_says_what_was_written():

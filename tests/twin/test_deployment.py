@@ -75,6 +75,7 @@ def test_a_lower_count_takes_starting_pods_first_then_the_youngest():
 def test_pods_without_gpus_wait_and_are_placed_when_some_are_free():
     chat = deployed(4, gpus=4)
     chat.scale(5)
+    assert chat.pending == 1
     assert count(chat.pods(), PodPhase.PENDING) == 1
     chat.advance(30.0)
     assert count(chat.pods(), PodPhase.PENDING) == 1

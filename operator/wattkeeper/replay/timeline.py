@@ -19,6 +19,7 @@ from wattkeeper.replay.style import DPI, GOAL_COLOUR, Look, dress, entry, logari
 
 _POINTS = 360
 """Drawn over the width; more intervals are put together."""
+_TICKS = 13
 Values = Sequence[float | int | None]
 
 
@@ -54,8 +55,13 @@ def _unit(last: float) -> tuple[str, float, float]:
     if last > 3 * 86400.0:
         return "days", 86400.0, 1.0
     if last > 2 * 3600.0:
-        return "hours", 3600.0, max(1.0, round(last / 3600.0 / 12.0))
-    return "minutes", 60.0, max(1.0, 5.0 * round(last / 60.0 / 60.0))
+        return "hours", 3600.0, _step(last / 3600.0, (1.0, 2.0, 3.0, 4.0, 6.0))
+    return "minutes", 60.0, _step(last / 60.0, (1.0, 2.0, 5.0, 10.0))
+
+
+def _step(length: float, steps: Sequence[float]) -> float:
+    """The smallest of `steps` that leaves few enough ticks, else the largest."""
+    return next((step for step in steps if length / step <= _TICKS), steps[-1])
 
 
 def _group(columns: Columns) -> int:

@@ -20,7 +20,7 @@ Grid = Mapping[str, tuple[float, ...]]
 """Values to try of each parameter, ascending; no parameter: nothing to tune."""
 _TARGET, _WINDOW, _MINIMUM = "target", "down_window_seconds", "min_replicas"
 _WINDOWS = (60.0, 120.0, 300.0, 600.0, 1200.0)
-_SLO_SCALES = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_SLO_SCALES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 _P95 = 95.0
 _LIMIT_STEPS = 9
 
@@ -93,11 +93,9 @@ def _limits(lever: RangeLever | None) -> tuple[float, ...]:
     return tuple(values[round(index)] for index in np.linspace(0, len(values) - 1, _LIMIT_STEPS))
 
 
-def _around(replicas: int, setting: Setting) -> tuple[float, ...]:
-    """Replica counts within a quarter of an estimate, at least two on each side."""
-    reach = max(2, round(0.25 * replicas))
-    low, high = max(setting.min_replicas, replicas - reach), min(setting.max_replicas, replicas + reach)
-    return tuple(float(each) for each in range(low, high + 1))
+def _counts(setting: Setting) -> tuple[float, ...]:
+    """Every replica count within the bounds."""
+    return tuple(float(each) for each in range(setting.min_replicas, setting.max_replicas + 1))
 
 
 def _minima(setting: Setting) -> tuple[float, ...]:
@@ -175,7 +173,7 @@ _ALL = (
         summary="as many replicas as the busiest window of the tuning days needs, full power",
         make=_static(STATIC_PEAK),
         defaults=_peak,
-        grid=lambda setting: {"replicas": _around(setting.replicas_for(100.0), setting)},
+        grid=lambda setting: {"replicas": _counts(setting)},
     ),
     Rival(
         name="static-p95",
@@ -190,7 +188,7 @@ _ALL = (
         defaults=lambda setting: {**_peak(setting), "power_cap_watts": _lever(setting.power_cap).maximum},
         grid=lambda setting: {
             "power_cap_watts": _limits(setting.power_cap),
-            "replicas": _around(setting.replicas_for(100.0), setting),
+            "replicas": _counts(setting),
         },
         needs=lambda setting: "" if setting.power_cap else "its GPUs have no power limit to set",
     ),
@@ -201,7 +199,7 @@ _ALL = (
         defaults=lambda setting: {**_peak(setting), "clock_mhz": _lever(setting.clock).maximum},
         grid=lambda setting: {
             "clock_mhz": _limits(setting.clock),
-            "replicas": _around(setting.replicas_for(100.0), setting),
+            "replicas": _counts(setting),
         },
         needs=lambda setting: "" if setting.clock else "its GPUs have no clock limit to set",
     ),

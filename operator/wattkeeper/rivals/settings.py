@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +22,40 @@ class ServerModel:
     """One replica in the mean model of the queueing autoscaler (`queueing.mean_chain`), at full clock."""
 
     alpha_seconds: float
+    """d0: of every step."""
     beta_seconds_per_token: float
+    """Of a token that is computed, prompt or answer."""
     gamma_seconds_per_kv_token: float
+    """Of a token of context that is read."""
     max_num_seqs: int
+
+    @staticmethod
+    def benchmarked(
+        *,
+        d0_seconds: float,
+        prefill_seconds_per_token: float,
+        decode_seconds_per_sequence: float,
+        kv_seconds_per_token: float,
+        prompt_tokens: float,
+        output_tokens: float,
+        max_num_seqs: int,
+    ) -> "ServerModel":
+        """What a fit to benchmark runs of an engine with these step times and mean lengths finds.
+
+        The model has one term for computed tokens, so that what a decode costs goes into it by its share: over the
+        out + 1 steps of a request, beta (in + out) = dT in + dN out.
+        """
+        total = prompt_tokens + output_tokens
+        positive("prompt_tokens + output_tokens", total)
+        return ServerModel(
+            alpha_seconds=d0_seconds,
+            beta_seconds_per_token=(
+                prefill_seconds_per_token * prompt_tokens + decode_seconds_per_sequence * output_tokens
+            )
+            / total,
+            gamma_seconds_per_kv_token=kv_seconds_per_token,
+            max_num_seqs=max_num_seqs,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +69,7 @@ class Setting:
     demand_rps: tuple[float, ...]
     """Requests per second in equal windows of the tuning days."""
     replica_rps: float
-    """Requests per second that one replica serves within the SLO, as a load test shows."""
+    """Requests per second that one replica serves within the SLO, as a load test shows; see `with_peak`."""
     server: ServerModel
     scrape_seconds: float = 15.0
     """Between two scrapes of a pod."""
@@ -62,6 +93,11 @@ class Setting:
     def stale_seconds(self) -> float:
         """Age from which a reading is gone (`rivals.readings`)."""
         return 2.0 * self.scrape_seconds
+
+    def with_peak(self, replicas: int) -> "Setting":
+        """The same where so many replicas are known to serve the busiest window of the tuning days."""
+        at_least("replicas of the peak", replicas, 1)
+        return replace(self, replica_rps=max(self.demand_rps) / replicas) if max(self.demand_rps) > 0.0 else self
 
     def replicas_for(self, percentile: float) -> int:
         """Replicas that serve this percentile (0..100) of the windows of the tuning days, within the bounds."""

@@ -10,8 +10,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from wattkeeper.rivals.settings import Parameters, PolicySettingsError
+from wattkeeper.rivals.registry import STATIC_PEAK, Rival
+from wattkeeper.rivals.settings import Parameters, PolicySettingsError, Setting
 
 EVALUATIONS = 10
 Evaluate = Callable[[Parameters], tuple[float, float]]
@@ -77,6 +79,32 @@ def tune(
         goal=goal,
         trials=tuple(search.trials.values()),
     )
+
+
+def tune_all(
+    setting: Setting,
+    *,
+    rivals: Sequence[Rival],
+    evaluate: Callable[[Rival, Setting, Parameters], tuple[float, float]],
+    goal: float,
+    evaluations: int = EVALUATIONS,
+) -> tuple[Setting, dict[str, Tuned]]:
+    """Every policy tuned on the same days, by name, and the setting that they are then built with.
+
+    The static fleet comes first: how many replicas the peak really needs is what the others' grids start from.
+    """
+    found: dict[str, Tuned] = {}
+    for rival in sorted(rivals, key=lambda rival: rival.name != STATIC_PEAK):
+        found[rival.name] = tune(
+            defaults=rival.defaults(setting),
+            grid=rival.grid(setting),
+            evaluate=partial(evaluate, rival, setting),
+            goal=goal,
+            evaluations=evaluations,
+        )
+        if rival.name == STATIC_PEAK:
+            setting = setting.with_peak(round(found[rival.name].parameters["replicas"]))
+    return setting, found
 
 
 def _narrowed(search: "_Search", start: Trial, name: str, values: tuple[float, ...], share: int) -> Trial:

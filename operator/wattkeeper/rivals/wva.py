@@ -1,8 +1,9 @@
 """A queueing autoscaler on means, in the way of llm-d's workload variant autoscaler.
 
 Source: llm-d workload-variant-autoscaler 0.6 (its queue analyser, there as an experiment; guides "HPA integration" and
-"Configuration"). Every 60 s (`GLOBAL_OPT_INTERVAL`) it takes the rate of finished requests and the mean lengths of
-prompts and answers, and publishes how many replicas serve that rate with mean TTFT and mean ITL within their targets:
+"Configuration"). Every 60 s (`GLOBAL_OPT_INTERVAL`) it takes the rate at which the router hands requests to replicas
+(here: what they finish and how what they hold grows, which is the same where the router has no queue) and the mean
+lengths of prompts and answers, and publishes how many replicas serve that rate with mean TTFT and mean ITL in target:
 ceil(rate / largest rate that one replica serves so). The model is a chain of states with alpha, beta and gamma from a
 benchmark, `max_num_seqs` slots and ten times as many places to wait, at no more than 99.9 % of its fastest rate
 (`queueing.mean_chain`). A horizontal pod autoscaler follows the published number: external metric, average target 1,
@@ -98,7 +99,11 @@ class QueueingAutoscaler:
         """Replicas for what was measured; None: not enough was."""
         if readings is None:
             return None
-        rates = [each.finished_per_second for each in readings.values() if each.finished_per_second is not None]
+        rates = [
+            max(0.0, each.finished_per_second + (each.in_system_growth_per_second or 0.0))
+            for each in readings.values()
+            if each.finished_per_second is not None
+        ]
         if not rates:
             return None
         prompt = _mean([each.prompt_tokens for each in readings.values() if each.prompt_tokens is not None])

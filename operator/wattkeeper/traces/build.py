@@ -4,6 +4,7 @@ build("azure-2024-conv-digitised:from=1d,until=2d,lengths=azure-2023-conv,cv=1.5
 traffic("poisson:rate=5,for=7d,lengths=512/128").chunks()
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -56,19 +57,20 @@ class Traffic:
         return joined(itertools.chain(found, parts), span_seconds=self.span_seconds, repairs=self.notes)
 
 
-def build(spec: str | TraceSpec, *, data: Path | None = None) -> Trace:
-    """All requests of a line of text. `data` is the folder of public traces. Raises TraceError."""
-    return traffic(spec, data=data).trace()
+def build(spec: str | TraceSpec, *, data: Path | None = None, lengths: Drawable | None = None) -> Trace:
+    """All requests of a line of text; see `traffic`. Raises TraceError."""
+    return traffic(spec, data=data, lengths=lengths).trace()
 
 
-def traffic(spec: str | TraceSpec, *, data: Path | None = None) -> Traffic:
-    """What a line of text asks for. `data` is the folder of public traces.
+def traffic(spec: str | TraceSpec, *, data: Path | None = None, lengths: Drawable | None = None) -> Traffic:
+    """What a line of text asks for. `data` is the folder of public traces; `lengths` are drawn where it names none.
 
     Raises TraceError: not such a line, a file that cannot be read, an option that does not suit what is read.
     """
     asked = TraceSpec.parse(spec) if isinstance(spec, str) else spec
+    pairs = functools.partial(_lengths, asked, data, lengths)
     if asked.generated:
-        return _generated(asked, data)
+        return _generated(asked, pairs)
     found = read(asked.what, data)
     match found:
         case Lengths():
@@ -77,7 +79,7 @@ def traffic(spec: str | TraceSpec, *, data: Path | None = None) -> Traffic:
                 f"poisson:rate=2,for=1h,lengths={asked.what}"
             )
         case RateSeries():
-            return _of_rates(asked, found, data)
+            return _of_rates(asked, found, pairs)
         case Trace():
             return _recorded(asked, found)
         case _:
@@ -124,7 +126,7 @@ def _of_windows(asked: TraceSpec, found: History | ServeGen) -> Traffic:
     return Traffic(name=asked.text, span_seconds=end - start, notes=notes, parts=parts)
 
 
-def _of_rates(asked: TraceSpec, series: RateSeries, data: Path | None) -> Traffic:
+def _of_rates(asked: TraceSpec, series: RateSeries, pairs: Callable[[], Drawable]) -> Traffic:
     # The last rate holds for as long as those before.
     start, end = _part(asked, series.times_seconds[-1] + float(np.median(np.diff(series.times_seconds))))
     intensity = rates.intensity(
@@ -133,10 +135,10 @@ def _of_rates(asked: TraceSpec, series: RateSeries, data: Path | None) -> Traffi
     steps = np.diff(series.times_seconds)
     missing = int((steps > GAP_STEPS * np.median(steps)).sum())
     notes = (f"{missing} gaps between rates, bridged by straight lines",) if missing else ()
-    return _drawn(asked, intensity, data, notes)
+    return _drawn(asked, intensity, pairs, notes)
 
 
-def _generated(asked: TraceSpec, data: Path | None) -> Traffic:
+def _generated(asked: TraceSpec, pairs: Callable[[], Drawable]) -> Traffic:
     given = asked.parameters
     end = asked.end_seconds or asked.start_seconds + (asked.span_seconds or 0.0)
     try:
@@ -152,7 +154,7 @@ def _generated(asked: TraceSpec, data: Path | None) -> Traffic:
                     span_seconds=end,
                     seed=asked.seed,
                 ),
-                data,
+                pairs,
             )
         if asked.what == "diurnal":
             series = generate.diurnal(
@@ -179,11 +181,13 @@ def _generated(asked: TraceSpec, data: Path | None) -> Traffic:
         noise=asked.noise,
         seed=asked.seed,
     )
-    return _drawn(asked, intensity, data)
+    return _drawn(asked, intensity, pairs)
 
 
-def _drawn(asked: TraceSpec, intensity: rates.Intensity, data: Path | None, notes: tuple[str, ...] = ()) -> Traffic:
-    lengths = _lengths(asked, data)
+def _drawn(
+    asked: TraceSpec, intensity: rates.Intensity, pairs: Callable[[], Drawable], notes: tuple[str, ...] = ()
+) -> Traffic:
+    lengths = pairs()
 
     def parts() -> Iterator[Trace]:
         return rates.draw(intensity, lengths=lengths, seed=asked.seed, cv=asked.cv or 1.0, prefix_hit_ratio=asked.hit)
@@ -191,9 +195,11 @@ def _drawn(asked: TraceSpec, intensity: rates.Intensity, data: Path | None, note
     return Traffic(name=asked.text, span_seconds=intensity.span_seconds, notes=notes, parts=parts)
 
 
-def _lengths(asked: TraceSpec, data: Path | None) -> Drawable:
+def _lengths(asked: TraceSpec, data: Path | None, otherwise: Drawable | None) -> Drawable:
     """Where prompt and answer lengths of requests come from that are drawn."""
     if asked.lengths is None:
+        if otherwise is not None:
+            return otherwise
         raise TraceError(
             f"{asked.text!r}: which lengths do requests have? lengths=512/128 (prompt and answer), 512~1/128~0.8 (with "
             "coefficients of variation), a file, or a public trace such as azure-2023-conv"

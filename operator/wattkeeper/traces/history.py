@@ -94,7 +94,7 @@ class History:
         rates = self._rates(gaps)
         prompts, outputs = self._lengths(used, "prompt"), self._lengths(used, "output")
         indices = self._dispersions(used)
-        notes = [f"{self.gaps} of {len(self.windows)} windows are gaps, {gaps.value}"] if self.gaps else []
+        notes = [f"{self.gaps} of {len(self.windows)} windows are gaps, {gaps.done}"] if self.gaps else []
         if cv is None and indices is None:
             notes.append("burstiness was not recorded: requests within a window are a Poisson process")
         found = []

@@ -72,8 +72,7 @@ class ServeGen:
                 )
             )
         number = int(self.gap.sum())
-        done = {Gaps.BRIDGE: "bridged", Gaps.SKIP: "skipped", Gaps.EMPTY: "taken as empty"}[gaps]
-        gaps_found = (f"{number} of {len(self.gap)} windows are gaps of the collection, {done}",) if number else ()
+        gaps_found = (f"{number} of {len(self.gap)} windows are gaps of the collection, {gaps.done}",) if number else ()
         return found, (*gaps_found, *self.repairs)
 
     def requests(
@@ -145,7 +144,9 @@ def load(rates: Path, lengths: Path) -> ServeGen:
         gap=gap,
         prompt=prompt,
         output=output,
-        repairs=tuple(f"{share:.2%} of {what} with a length of 0 tokens, taken as 1" for what, share in zeros if share),
+        repairs=tuple(
+            f"{100.0 * share:.2g} % of {what} with a length of 0 tokens, taken as 1" for what, share in zeros if share
+        ),
     )
 
 

@@ -21,7 +21,6 @@ from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
 Loaded = formats.Found | ServeGen
 _AZURE = "https://github.com/Azure/AzurePublicDataset"
-_AZURE_BLOB = "https://azurepublicdatasettraces.blob.core.windows.net/azurellminferencetrace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ SOURCES = (
     *(
         TraceSource(
             name=f"azure-2024-{kind}",
-            address=f"{_AZURE_BLOB}/AzureLLMInferenceTrace_{kind}_1week.csv",
+            address=f"{_AZURE}/releases/download/dataset-llm-2024/AzureLLMInferenceTrace_{kind}_1week.csv",
             licence="CC-BY-4.0, cite DynamoLLM (HPCA 2025)",
             files=(f"traces/azure-2024/AzureLLMInferenceTrace_{kind}_1week.csv",),
         )
@@ -96,7 +95,7 @@ SOURCES = (
     ),
     TraceSource(
         name="burstgpt",
-        address="https://github.com/HPMLL/BurstGPT, release v1.2, BurstGPT_1.csv",
+        address="https://github.com/HPMLL/BurstGPT, release v2.0, BurstGPT_1.csv (BurstGPT_3.csv is read as well)",
         licence="CC-BY-4.0",
         files=("traces/burstgpt/BurstGPT_1.csv",),
     ),

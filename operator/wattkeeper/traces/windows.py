@@ -28,6 +28,11 @@ class Gaps(enum.Enum):
     SKIP = "skip"
     """That time is left out: after comes right behind before."""
 
+    @property
+    def done(self) -> str:
+        """For notes."""
+        return {Gaps.BRIDGE: "bridged", Gaps.EMPTY: "taken as empty", Gaps.SKIP: "skipped"}[self]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:

@@ -1,10 +1,14 @@
 """Counters and histograms that one vLLM engine keeps, with the bucket bounds of vLLM V1.
 
-Counts are kept per bucket and summed up when they are served, so that an observation costs one bisection.
+An observation is only noted; notes become counts, many at once, when somebody reads or they grow too many.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from wattkeeper.twin.request import FRONT_END_SECONDS, Request
 
 LATENCY_BOUNDS = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
@@ -36,43 +40,84 @@ def length_bounds(maximum_tokens: int) -> tuple[float, ...]:
         decade *= 10
 
 
-class BucketCounts:
-    """A histogram that only grows: `counts` per bucket (the last one is open), and the sum of what was observed."""
+MOST_NOTES = 8192
+"""Finished requests whose latencies wait to be counted at most."""
 
-    __slots__ = ("bounds", "counts", "total")
+
+class BucketCounts:
+    """A histogram that only grows: `counts` per bucket (the last one is open), and the sum of what was observed.
+
+    Hot loops append to `values` and `times` (how often each), or to `ramps`, themselves.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_total", "bounds", "ramps", "times", "values")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.values: list[float] = []
+        self.times: list[int] = []
+        self.ramps: list[tuple[float, float, int, int]] = []
+        """(first, increment, steps, weight): `first + j * increment` for j = 0 .. steps - 1, each `weight` times."""
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
+        self._total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
         """Count `value` the given number of times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
+        self.values.append(value)
+        self.times.append(times)
 
-    def observe_ramp(self, first: float, increment: float, steps: int, weight: int) -> None:
-        """Count `first + j * increment` for j = 0 .. steps - 1, each `weight` times; `increment` is not negative."""
-        bounds, counts = self.bounds, self.counts
-        low = bisect_left(bounds, first)
-        if low == bisect_left(bounds, first + increment * (steps - 1)):
-            counts[low] += steps * weight
-        else:
-            for step in range(steps):
-                counts[bisect_left(bounds, first + increment * step)] += weight
-        self.total += weight * (steps * first + increment * (steps * (steps - 1) // 2))
+    def observe_all(self, values: list[float]) -> None:
+        """Count many values once each."""
+        found = np.array(values, dtype=np.float64)
+        self._counts += np.bincount(np.searchsorted(self._bounds, found), minlength=len(self._counts))
+        self._total += float(found.sum())
+
+    @property
+    def counts(self) -> list[int]:
+        """Per bucket, not cumulative."""
+        self._settle()
+        counts: list[int] = self._counts.tolist()
+        return counts
+
+    @property
+    def total(self) -> float:
+        """Sum of all observed values."""
+        self._settle()
+        return self._total
 
     @property
     def count(self) -> int:
         """Number of observations."""
-        return sum(self.counts)
+        self._settle()
+        return int(self._counts.sum())
 
     def cumulative(self) -> Iterator[int]:
         """Observations at or below each bound, then all of them."""
-        running = 0
-        for count in self.counts:
-            running += count
-            yield running
+        self._settle()
+        yield from np.cumsum(self._counts).tolist()
+
+    def _settle(self) -> None:
+        if self.values:
+            values, times = np.array(self.values), np.array(self.times)
+            self._add(np.searchsorted(self._bounds, values), times)
+            self._total += float(values @ times)
+            self.values.clear()
+            self.times.clear()
+        if self.ramps:
+            first, increment, steps, weight = np.array(self.ramps).T
+            low = np.searchsorted(self._bounds, first)
+            high = np.searchsorted(self._bounds, first + increment * (steps - 1.0))
+            self._add(low[low == high], (steps * weight)[low == high])
+            for index in np.flatnonzero(low != high).tolist():
+                ramp = first[index] + increment[index] * np.arange(steps[index])
+                self._add(np.searchsorted(self._bounds, ramp), np.full(len(ramp), weight[index]))
+            self._total += float(weight @ (steps * first + increment * (steps * (steps - 1.0) / 2.0)))
+            self.ramps.clear()
+
+    def _add(self, buckets: npt.NDArray[np.int64], times: npt.NDArray[np.float64]) -> None:
+        weights = np.bincount(buckets, weights=times, minlength=len(self._counts))
+        self._counts += np.rint(weights).astype(np.int64)
 
 
 class EngineCounters:
@@ -100,3 +145,22 @@ class EngineCounters:
         self.prefix_hits = 0
         self.preemptions = 0
         self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
+        self.done: list[Request] = []
+        """Finished requests that are in no histogram yet."""
+
+    def settle(self) -> None:
+        """Count what waits to be counted; whoever reads a histogram of finished requests calls this first."""
+        done = self.done
+        if not done:
+            return
+        self.e2e_seconds.observe_all([r.last_token - r.arrival + FRONT_END_SECONDS for r in done])
+        self.queue_seconds.observe_all([r.scheduled - r.arrival for r in done])
+        self.prefill_seconds.observe_all([r.first_token - r.scheduled for r in done])
+        self.decode_seconds.observe_all([r.last_token - r.first_token for r in done])
+        self.inference_seconds.observe_all([r.last_token - r.scheduled for r in done])
+        self.time_per_output_token_seconds.observe_all([r.tpot_seconds for r in done])
+        self.prompt_lengths.observe_all([r.prompt for r in done])
+        self.generation_lengths.observe_all([r.output for r in done])
+        self.prefill_computed_lengths.observe_all([r.prompt - r.cached for r in done])
+        self.request_preemptions.observe_all([r.preemptions for r in done])
+        done.clear()

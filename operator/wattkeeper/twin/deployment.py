@@ -194,6 +194,11 @@ class Deployment:
         return self._watts, self._clock_mhz
 
     @property
+    def pending(self) -> int:
+        """Pods that wait for free GPUs."""
+        return sum(pod.node is None for pod in self._pods.values())
+
+    @property
     def rolling_out(self) -> bool:
         """Whether pods of an older revision are still there."""
         return any(pod.revision != self.revision and not pod.draining for pod in self._pods.values())

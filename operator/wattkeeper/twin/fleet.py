@@ -6,19 +6,24 @@ while there is no traffic.
 
 A pod that is taken away drains: it gets no new requests and has `grace_seconds` to finish those it has; what is left is
 lost. Without any ready pod requests are refused.
+
+With `Service.simulated_replicas` only so many replicas of each kind are played, and the others mirror them
+(`twin.sampling`).
 """
 
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from wattkeeper.traces.trace import Arrival
+from wattkeeper.traces.trace import Arrival, Trace
+from wattkeeper.twin.arrivals import ArrivalQueue, Batch
 from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import Ledger, SloTargets
 from wattkeeper.twin.nodes import Gpu, Holder, Inventory
 from wattkeeper.twin.replica import Replica
 from wattkeeper.twin.request import Request
-from wattkeeper.twin.routers import LeastOutstanding, Router
+from wattkeeper.twin.routers import LeastOutstanding, PrefixAware, Router
+from wattkeeper.twin.sampling import Group, Thinning, split
 
 ROUTER_PERIOD_SECONDS = 0.25
 PodKey = tuple[str, str]
@@ -43,12 +48,20 @@ class Member:
     since_seconds: float
     phase: Phase = Phase.STARTING
     replica: Replica | None = None
+    source: "Member | None" = None
+    """The pod that this one mirrors; `replica` is then the other's."""
     deadline_seconds: float = float("inf")
     energy_joules: float = 0.0
     """Per GPU, from scheduling on."""
     busy_seconds: float = 0.0
     booked_seconds: float = 0.0
     """Simulated time up to which energy was booked to the GPUs."""
+
+    @property
+    def power(self) -> tuple[float | None, float | None]:
+        """(watts, MHz) in force: its GPUs run in step, so the slowest sets the pace."""
+        locks = [gpu.requested_clock_mhz for gpu in self.gpus if gpu.requested_clock_mhz is not None]
+        return min((gpu.limit_watts for gpu in self.gpus), default=None), min(locks, default=None)
 
 
 @dataclass(kw_only=True)
@@ -57,10 +70,12 @@ class Service:
 
     name: str
     slo: SloTargets
-    arrivals: Iterator[Arrival]
+    arrivals: Trace | Iterator[Arrival]
     start_seconds: float = 0.0
     """Simulated time of the trace's zero."""
     router: Router = field(default_factory=LeastOutstanding)
+    simulated_replicas: int | None = None
+    """Of each kind, at most; None: all are played."""
     members: dict[PodKey, Member] = field(default_factory=dict)
     energy_joules: float = 0.0
     startup_joules: float = 0.0
@@ -69,11 +84,19 @@ class Service:
     """Of `energy_joules`, by engines without a request."""
     gpu_seconds: float = 0.0
     ledger: Ledger = field(init=False)
-    _next: Arrival | None = field(init=False, default=None)
+    thinning: Thinning = field(init=False, default_factory=Thinning)
+    retired: list[Replica] = field(init=False, default_factory=list)
+    """No longer pods of their own: they finish what they have."""
+    _queue: ArrivalQueue = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.simulated_replicas is not None:
+            if self.simulated_replicas < 1:
+                raise ValueError(f"at least one replica must be simulated, not {self.simulated_replicas}")
+            if isinstance(self.router, PrefixAware):
+                raise ValueError("the prefix-aware router needs every replica simulated: its replicas are not alike")
         self.ledger = Ledger(self.slo)
-        self._next = next(self.arrivals, None)
+        self._queue = ArrivalQueue(self.arrivals)
 
     def begin(self, now: float) -> None:
         """Let the trace start now, and count energy from now on."""
@@ -86,28 +109,90 @@ class Service:
 
     def next_arrival_seconds(self) -> float:
         """Simulated time of the next request; infinite at the end of the trace."""
-        return float("inf") if self._next is None else self.start_seconds + self._next.time_seconds
+        return self.start_seconds + self._queue.next_seconds
 
-    def take_until(self, end_seconds: float) -> list[Request]:
+    def take_until(self, end_seconds: float) -> Batch:
         """Requests that arrive before a time."""
-        batch = []
-        arrival, start = self._next, self.start_seconds
-        limit = end_seconds - start
-        while arrival is not None and arrival.time_seconds < limit:
-            time, prompt, output, cached, blocks = arrival
-            batch.append(Request(start + time, prompt, output, cached, blocks))
-            arrival = next(self.arrivals, None)
-        self._next = arrival
-        return batch
+        return self._queue.take_until(end_seconds - self.start_seconds)
 
-    def route(self, batch: list[Request]) -> None:
+    def route(self, batch: Batch) -> None:
         """Send each request to a ready pod; without one all are lost."""
-        self.ledger.arrived += len(batch)
+        ledger, start, thinning = self.ledger, self.start_seconds, self.thinning
+        ledger.arrived += len(batch)
+        if self.simulated_replicas is not None and thinning.groups:
+            last = self._queue.next_seconds == float("inf")
+            thinning.route(batch, start_seconds=start, router=self.router, last=last)
+            return
         replicas = [member.replica for member in self.ready() if member.replica is not None]
-        if replicas:
-            self.router.route(batch, replicas)
+        if not replicas:
+            ledger.lose(len(batch) + thinning.held, "no_ready_pod")
+            thinning.held = 0
+            return
+        times = [start + time for time in batch.times_seconds]
+        columns = (batch.prompt_tokens, batch.output_tokens, batch.cached_tokens, batch.blocks)
+        self.router.route(list(map(Request, times, *columns)), replicas)
+
+    def played(self) -> Iterator[Replica]:
+        """Replicas that hold requests of their own."""
+        for member in self.members.values():
+            if member.replica is not None and member.source is None:
+                yield member.replica
+        yield from self.retired
+
+    def set_apart(self, member: Member) -> None:
+        """Before a pod ends: give it, and those that mirror it, states of their own."""
+        source = member.source
+        if source is not None and source.replica is not None:
+            # The copy keeps what the others stand for, so it is the source that goes on with it.
+            member.replica, source.replica = source.replica, split(source.replica)
+            member.source = None
+            member.energy_joules, member.busy_seconds = source.energy_joules, source.busy_seconds
+            heir = source
         else:
-            self.ledger.lose(len(batch), "no_ready_pod")
+            heirs = self._mirrors(member)
+            if not heirs or member.replica is None:
+                return
+            heir = heirs[0]
+            heir.replica, heir.source = split(member.replica), None
+            heir.energy_joules, heir.busy_seconds = member.energy_joules, member.busy_seconds
+            for other in heirs[1:]:
+                other.source = heir
+        for other in self._mirrors(heir):
+            other.replica = heir.replica
+
+    def _mirrors(self, member: Member) -> list[Member]:
+        return [other for other in self.members.values() if other.source is member]
+
+    def regroup(self) -> None:
+        """Say anew which ready pods are played and which mirror them."""
+        most = self.simulated_replicas
+        if most is None:
+            return
+        kinds: dict[object, list[Member]] = {}
+        for member in self.ready():
+            kinds.setdefault((member.hardware, member.power), []).append(member)
+        groups = []
+        for members in kinds.values():
+            own = [member for member in members if member.source is None]
+            for member in members:
+                strange = member.source is not None and member.source not in own
+                if strange and len(own) < most:
+                    self.set_apart(member)
+                    own.append(member)
+            for member in own[most:]:
+                if member.replica is not None and member.replica.outstanding:
+                    self.retired.append(member.replica)
+                heir = next((each for each in own[:most]), member)
+                for other in self._mirrors(member):
+                    other.source, other.replica = heir, heir.replica
+            own = own[:most]
+            mirrors = [member for member in members if member not in own]
+            for index, member in enumerate(mirrors):
+                member.source = own[index % len(own)]
+                member.replica = member.source.replica
+            replicas = [member.replica for member in own if member.replica is not None]
+            groups.append(Group(pods=len(members), replicas=replicas))
+        self.thinning.regroup(groups)
 
 
 class Fleet:
@@ -119,6 +204,7 @@ class Fleet:
         self.now = now
         self.parked_joules = 0.0
         """By GPUs that no pod holds."""
+        self._regroup = False
 
     # Pods
 
@@ -137,19 +223,25 @@ class Fleet:
             member.phase = Phase.READY
             member.replica = Replica(member.hardware, now=self.now)
             self._apply_power(member)
+            self._regroup = True
 
     def remove_pod(self, service: str, key: PodKey, *, grace_seconds: float) -> None:
         """The pod is to end: it drains for at most `grace_seconds`."""
         member = self.services[service].members[key]
         if member.phase is Phase.STARTING:
-            self._release(self.services[service], member)
+            self._release(self.services[service], member, "pod_ended")
         elif member.phase is Phase.READY:
+            self.services[service].set_apart(member)
+            self._regroup = True
             member.phase = Phase.DRAINING
             member.deadline_seconds = self.now + grace_seconds
 
     def kill_pod(self, service: str, key: PodKey) -> None:
         """The pod is gone without draining; its requests are lost."""
-        self._release(self.services[service], self.services[service].members[key])
+        member = self.services[service].members[key]
+        self.services[service].set_apart(member)
+        self._regroup = True
+        self._release(self.services[service], member, "pod_ended")
 
     def set_power(self, gpu: Gpu, *, watts: float | None, clock_mhz: float | None) -> None:
         """Ask for a power limit and a clock lock; None restores the card's default."""
@@ -160,13 +252,10 @@ class Fleet:
                     self._apply_power(member)
 
     def _apply_power(self, member: Member) -> None:
-        # The GPUs of a tensor-parallel group run in step, so the slowest sets the pace.
-        if member.replica is not None:
-            locks = [gpu.requested_clock_mhz for gpu in member.gpus if gpu.requested_clock_mhz is not None]
-            member.replica.set_power(
-                cap_watts=min((gpu.limit_watts for gpu in member.gpus), default=None),
-                clock_mhz=min(locks, default=None),
-            )
+        self._regroup = True
+        if member.replica is not None and member.source is None:
+            watts, clock = member.power
+            member.replica.set_power(cap_watts=watts, clock_mhz=clock)
 
     # Time
 
@@ -178,7 +267,10 @@ class Fleet:
 
     def _advance(self, until: float) -> None:
         for service in self.services.values():
+            if self._regroup:
+                service.regroup()
             self._play(service, until)
+        self._regroup = False
         before, self.now = self.now, until
         for gpu in self.inventory.all():
             if gpu.holder is None:
@@ -187,11 +279,15 @@ class Fleet:
                 gpu.spend(joules=gpu.card.parked_watts * seconds, seconds=seconds)
                 gpu.clock_mhz, gpu.utilisation = gpu.card.minimum_clock_mhz, 0.0
         for service in self.services.values():
+            spent = {
+                member.key: self._book(service, member) for member in service.members.values() if not member.source
+            }
             for member in list(service.members.values()):
-                self._book(service, member)
+                if member.source is not None:
+                    self._charge(service, member, *spent[member.source.key])
                 drained = member.replica is not None and not member.replica.outstanding
                 if member.phase is Phase.DRAINING and (drained or until >= member.deadline_seconds):
-                    self._release(service, member)
+                    self._release(service, member, "grace_over")
 
     def _play(self, service: Service, until: float) -> None:
         clock = self.now
@@ -205,49 +301,54 @@ class Fleet:
 
     def _run(self, service: Service, until: float) -> None:
         ledger = service.ledger
-        for member in service.members.values():
-            replica = member.replica
-            if replica is None:
-                continue
+        for replica in service.played():
             replica.run(until)
             if replica.finished:
                 ledger.finish(replica.finished)
                 replica.finished.clear()
             if replica.refused:
-                ledger.lose(len(replica.refused), "too_long")
+                ledger.lose(sum(request.weight for request in replica.refused), "too_long")
                 replica.refused.clear()
+        if service.retired:
+            service.retired = [replica for replica in service.retired if replica.outstanding]
 
-    def _book(self, service: Service, member: Member) -> None:
-        """Charge the energy since the last booking to the member's GPUs and to the service."""
+    def _book(self, service: Service, member: Member) -> tuple[float, float, float]:
+        """Charge what a pod used since the last booking; returns joules and busy share per GPU, and MHz."""
         replica = member.replica
         seconds = self.now - member.booked_seconds
+        card = member.hardware.card
+        joules, busy, clock = card.startup_watts * seconds, 0.0, card.maximum_clock_mhz
+        if replica is not None:
+            joules = replica.energy_joules - member.energy_joules
+            busy = (replica.busy_seconds - member.busy_seconds) / seconds if seconds > 0 else 0.0
+            clock = replica.clock_mhz
+        if seconds > 0:
+            if replica is not None:
+                member.energy_joules, member.busy_seconds = replica.energy_joules, replica.busy_seconds
+            self._charge(service, member, joules, busy, clock)
+        return joules, busy, clock
+
+    def _charge(self, service: Service, member: Member, joules: float, busy: float, clock: float) -> None:
+        """To the pod's GPUs and its service: joules per GPU since the last booking."""
+        seconds, gpus = self.now - member.booked_seconds, len(member.gpus)
         if seconds <= 0:
             return
-        if replica is None:
-            joules, busy, clock = (
-                member.hardware.card.startup_watts * seconds,
-                0.0,
-                member.hardware.card.maximum_clock_mhz,
-            )
-            service.startup_joules += joules * len(member.gpus)
-        else:
-            joules = replica.energy_joules - member.energy_joules
-            busy = (replica.busy_seconds - member.busy_seconds) / seconds
-            idle_seconds = max(0.0, 1.0 - busy) * seconds
-            service.idle_joules += member.hardware.idle_watts * idle_seconds * len(member.gpus)
-            clock = replica.clock_mhz
-            member.energy_joules, member.busy_seconds = replica.energy_joules, replica.busy_seconds
         for gpu in member.gpus:
             gpu.spend(joules=joules, seconds=seconds)
             gpu.clock_mhz, gpu.utilisation = clock, min(1.0, busy)
+        if member.replica is None:
+            service.startup_joules += joules * gpus
+        else:
+            service.idle_joules += member.hardware.idle_watts * max(0.0, 1.0 - busy) * seconds * gpus
         member.booked_seconds = self.now
-        service.energy_joules += joules * len(member.gpus)
-        service.gpu_seconds += seconds * len(member.gpus)
+        service.energy_joules += joules * gpus
+        service.gpu_seconds += seconds * gpus
 
-    def _release(self, service: Service, member: Member) -> None:
+    def _release(self, service: Service, member: Member, reason: str) -> None:
         self._book(service, member)
         if member.replica is not None:
-            service.ledger.lose(len(member.replica.abort_all()), "pod_ended")
+            lost = member.replica.abort_all()
+            service.ledger.lose(sum(request.weight for request in lost), reason)
         for gpu in member.gpus:
             gpu.holder = None
         del service.members[member.key]

@@ -130,6 +130,11 @@ def card(name: str) -> Card:
     )
 
 
+def models() -> tuple[str, ...]:
+    """The models of the table; any other one is scaled from the nearest of them by the size in its name."""
+    return tuple(_tables()["models"])
+
+
 def _model_entry(model: str) -> dict[str, Any]:
     models: dict[str, dict[str, Any]] = _tables()["models"]
     if model in models:

@@ -23,10 +23,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 
-from wattkeeper.twin.counters import EngineCounters
+from wattkeeper.twin.counters import MOST_NOTES, EngineCounters
 from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ramps import least_steps
-from wattkeeper.twin.request import FRONT_END_SECONDS, Request
+from wattkeeper.twin.request import Request
 
 GOVERNOR_STEPS = 64
 
@@ -93,9 +93,13 @@ class Replica:
         """Hand over requests in order of arrival, none earlier than those handed over before."""
         self._pending.extend(requests)
 
+    def unfinished(self) -> list[Request]:
+        """All requests sent here that are neither finished nor refused."""
+        return [*self.running, *self.waiting, *self._pending]
+
     def abort_all(self) -> list[Request]:
         """Give up everything that is not finished (the process ends); returns it."""
-        lost = [*self.running, *self.waiting, *self._pending]
+        lost = self.unfinished()
         self.counters.finished["abort"] += len(self.running) + len(self.waiting)
         self._pending.clear()
         self.waiting.clear()
@@ -185,9 +189,11 @@ class Replica:
         self.clock_mhz = level.clock_mhz
         counters = self.counters
         counters.generation_tokens += n * steps
-        counters.inter_token_seconds.observe_ramp(first, increment, steps, n)
-        counters.iteration_tokens.observe(n, steps)
-        self._complete_decodes()
+        counters.inter_token_seconds.ramps.append((first, increment, steps, n))
+        counters.iteration_tokens.values.append(n)
+        counters.iteration_tokens.times.append(steps)
+        if self._ends[0][0] <= self._decode_step:
+            self._complete_decodes()
 
     def _mixed_step(self) -> None:
         """One literal iteration: decodes, the unfinished prompt, admissions; preempts where blocks run out."""
@@ -325,16 +331,9 @@ class Replica:
     def _finish(self, request: Request) -> None:
         del self.running[request]
         counters = self.counters
-        counters.e2e_seconds.observe(request.last_token - request.arrival + FRONT_END_SECONDS)
-        counters.queue_seconds.observe(request.scheduled - request.arrival)
-        counters.prefill_seconds.observe(request.first_token - request.scheduled)
-        counters.decode_seconds.observe(request.last_token - request.first_token)
-        counters.inference_seconds.observe(request.last_token - request.scheduled)
-        counters.time_per_output_token_seconds.observe(request.tpot_seconds)
-        counters.prompt_lengths.observe(request.prompt)
-        counters.generation_lengths.observe(request.output)
-        counters.prefill_computed_lengths.observe(request.prompt - request.cached)
-        counters.request_preemptions.observe(request.preemptions)
+        counters.done.append(request)
+        if len(counters.done) >= MOST_NOTES:
+            counters.settle()
         counters.finished["stop"] += 1
         self.finished.append(request)
 

@@ -11,7 +11,7 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "computed", "first_token", "generated", "last_token", "output",
-        "preemptions", "prompt", "scheduled", "sequence",
+        "preemptions", "prompt", "scheduled", "sequence", "weight",
     )  # fmt: skip
 
     def __init__(self, arrival: float, prompt: int, output: int, cached: int = 0, blocks: Sequence[int] = ()) -> None:
@@ -21,6 +21,8 @@ class Request:
         self.cached = cached
         self.blocks = blocks
         """Ids of the prompt's prefix blocks, for routers that look at them."""
+        self.weight = 1
+        """How many requests of the trace it stands for (see `twin.sampling`)."""
         self.computed = 0
         self.generated = 0
         self.preemptions = 0
