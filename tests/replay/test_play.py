@@ -136,6 +136,15 @@ def test_a_period_must_be_positive():
         played(Scripted(keep, period=0.0))
 
 
+def test_sampled_replicas_stand_for_the_others():
+    busy, on = trace(rate=12.0), stage(replicas=4)
+    full = played(Scripted(keep), of=busy, on=on)
+    sampled = played(Scripted(keep), of=busy, on=dataclasses.replace(on, simulated_replicas=1))
+    assert sampled.requests.arrived == full.requests.arrived == sampled.requests.finished
+    assert sampled.energy.total_kwh == pytest.approx(full.energy.total_kwh, rel=0.05)
+    assert sampled.requests.attainment == pytest.approx(full.requests.attainment, abs=0.01)
+
+
 def test_an_empty_trace_is_an_error():
     nothing = np.zeros(0, dtype=np.int64)
     empty = Trace(

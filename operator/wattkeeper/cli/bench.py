@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wattkeeper.cli import bench_vidur
-from wattkeeper.cli import bench_twin
+from wattkeeper.cli import bench_twin, bench_vidur
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")

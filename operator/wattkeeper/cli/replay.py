@@ -87,6 +87,10 @@ def replay(
         str, typer.Option(help="least-outstanding, round-robin, least-kv or prefix-aware.")
     ] = "least-outstanding",
     failures_per_day: Annotated[float, typer.Option(min=0.0, help="Pods that die, one in ten with its node.")] = 0.0,
+    sampled: Annotated[
+        int | None,
+        typer.Option(min=1, help="For weeks of large fleets: play so many replicas, the others mirror them."),
+    ] = None,
     parked: Annotated[
         bool, typer.Option(help="Count the idle power of GPUs that no replica holds, as yours to pay.")
     ] = True,
@@ -173,6 +177,7 @@ def replay(
             router=router,
             failures_per_day=failures_per_day,
             parked_counts=parked,
+            sampled=sampled,
         )
         metrics = MetricsPath(
             interval_seconds=options.seconds(scrape_interval),
@@ -229,6 +234,7 @@ def _play(
         "scrape_delay_seconds": path.delay_seconds,
         "lost_scrapes": path.lost_share,
         "outages": len(path.outages),
+        "sampled": campaign.stage.simulated_replicas,
         "failures": len(campaign.stage.failures),
         "seeds": campaign.seeds,
         "tuned_on": "" if tuned is None else tuned.name,
@@ -261,6 +267,11 @@ def _notes(campaign: "Campaign", tuned: "Tuning | None") -> Iterator[str]:
         yield (
             f"The operator was made to believe {choices.believe_time:g} times its own step times and "
             f"{choices.believe_power:g} times its own watts; the simulated engines are as always."
+        )
+    if campaign.stage.simulated_replicas is not None:
+        yield (
+            f"Of replicas that are alike {campaign.stage.simulated_replicas} were simulated and the others mirror "
+            "them: `wattkeeper bench twin` measures the error of that."
         )
     if campaign.stage.parked_counts:
         yield "Idle power of GPUs that no replica holds is counted, for every policy."

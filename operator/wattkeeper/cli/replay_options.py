@@ -167,6 +167,7 @@ class FleetOptions:
     router: str
     failures_per_day: float
     parked_counts: bool
+    sampled: int | None
 
 
 def stage(
@@ -208,6 +209,7 @@ def stage(
         failures=draw_failures(per_day=fleet.failures_per_day, span_seconds=span_seconds, seed=0),
         router=fleet.router,
         parked_counts=fleet.parked_counts,
+        simulated_replicas=fleet.sampled,
         metrics=metrics,
     )
     return made, peak
