@@ -33,7 +33,7 @@ def replay(
         str | None,
         typer.Argument(
             help="A file of any known format, a name of `traces list`, or a generator, with options as in "
-            "poisson:rate=2,for=1h,lengths=512/128. Left out: a made-up day of a small service."
+            "poisson:rate=2,for=1h,lengths=512/128. Left out: a made-up morning of a small service."
         ),
     ] = None,
     prometheus_url: Annotated[
@@ -70,10 +70,10 @@ def replay(
     max_model_len: Annotated[int | None, typer.Option(min=1, help="The same.")] = None,
     slo_ttft: Annotated[str, typer.Option(help="Target of the time to first token; none: no goal.")] = "1s",
     slo_tpot: Annotated[str, typer.Option(help="Target of the time per output token; none: no goal.")] = "50ms",
-    slo_percentile: Annotated[float, typer.Option(min=50, max=99.9, help="What policies aim at.")] = 99.0,
+    slo_percentile: Annotated[float, typer.Option(min=50, max=99.9, help="What policies aim at.")] = 95.0,
     min_attainment: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Share of all requests that must meet both targets.")
-    ] = 0.99,
+    ] = 0.95,
     gpus: Annotated[
         int | None, typer.Option(min=1, help="Of the fleet; left out: those of the peak and a fourth more replicas.")
     ] = None,
@@ -87,6 +87,10 @@ def replay(
         str, typer.Option(help="least-outstanding, round-robin, least-kv or prefix-aware.")
     ] = "least-outstanding",
     failures_per_day: Annotated[float, typer.Option(min=0.0, help="Pods that die, one in ten with its node.")] = 0.0,
+    sampled: Annotated[
+        int | None,
+        typer.Option(min=1, help="For weeks of large fleets: play so many replicas, the others mirror them."),
+    ] = None,
     parked: Annotated[
         bool, typer.Option(help="Count the idle power of GPUs that no replica holds, as yours to pay.")
     ] = True,
@@ -136,6 +140,8 @@ def replay(
         raise ReplayError("give a trace or --prometheus-url, not both")
     with options.scratch() as folder:
         line = trace or options.MADE_UP_DAY
+        if trace is None and prometheus_url is None:
+            start, until = start or options.MADE_UP_START, until or options.MADE_UP_END
         if prometheus_url is not None:
             line = options.recorded_history(
                 prometheus_url, days, list(namespace or ()), list(selector or ()), Path(folder)
@@ -171,6 +177,7 @@ def replay(
             router=router,
             failures_per_day=failures_per_day,
             parked_counts=parked,
+            sampled=sampled,
         )
         metrics = MetricsPath(
             interval_seconds=options.seconds(scrape_interval),
@@ -227,6 +234,7 @@ def _play(
         "scrape_delay_seconds": path.delay_seconds,
         "lost_scrapes": path.lost_share,
         "outages": len(path.outages),
+        "sampled": campaign.stage.simulated_replicas,
         "failures": len(campaign.stage.failures),
         "seeds": campaign.seeds,
         "tuned_on": "" if tuned is None else tuned.name,
@@ -259,6 +267,11 @@ def _notes(campaign: "Campaign", tuned: "Tuning | None") -> Iterator[str]:
         yield (
             f"The operator was made to believe {choices.believe_time:g} times its own step times and "
             f"{choices.believe_power:g} times its own watts; the simulated engines are as always."
+        )
+    if campaign.stage.simulated_replicas is not None:
+        yield (
+            f"Of replicas that are alike {campaign.stage.simulated_replicas} were simulated and the others mirror "
+            "them: `wattkeeper bench twin` measures the error of that."
         )
     if campaign.stage.parked_counts:
         yield "Idle power of GPUs that no replica holds is counted, for every policy."

@@ -25,8 +25,8 @@ from wattkeeper.traces.trace import Trace
 from wattkeeper.twin.deployment import Lifecycle, draw_failures
 from wattkeeper.twin.routers import ROUTERS
 
-MADE_UP_DAY = "diurnal:trough=0.5,peak=4,for=1d,lengths=1155~1.1/211~0.8"
-"""Played where no traffic is named: a small service, with the lengths of Azure's conversations of 2023."""
+MADE_UP_DAY, MADE_UP_START, MADE_UP_END = "diurnal:trough=2,peak=40,for=1d,lengths=1155~1.1/211~0.8", "4h", "10h"
+"""Played where no traffic is named: the morning of a small fleet, with lengths like Azure's conversations of 2023."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,7 @@ class FleetOptions:
     router: str
     failures_per_day: float
     parked_counts: bool
+    sampled: int | None
 
 
 def stage(
@@ -208,6 +209,7 @@ def stage(
         failures=draw_failures(per_day=fleet.failures_per_day, span_seconds=span_seconds, seed=0),
         router=fleet.router,
         parked_counts=fleet.parked_counts,
+        simulated_replicas=fleet.sampled,
         metrics=metrics,
     )
     return made, peak

@@ -73,8 +73,9 @@ class _Play:
                 ttft_seconds=None if slo.ttft is None else slo.ttft.seconds,
                 tpot_seconds=None if slo.tpot is None else slo.tpot.seconds,
             ),
-            arrivals=trace.arrivals(),
+            arrivals=trace,
             router=ROUTERS[stage.router](),
+            simulated_replicas=stage.simulated_replicas,
         )
         engine = twin_hardware.replica_hardware(model=stage.model, accelerator=stage.accelerator, engine=stage.engine)
         self._deployment = Deployment(
@@ -225,7 +226,5 @@ class _Play:
         """Follow what is under way; its energy is no longer counted."""
         fleet, service = self._deployment.fleet, self._deployment.service
         end = fleet.now + SETTLE_SECONDS
-        while fleet.now < end and any(
-            member.replica is not None and member.replica.outstanding for member in service.members.values()
-        ):
+        while fleet.now < end and any(replica.outstanding for replica in service.played()):
             self._deployment.advance(fleet.now + _SETTLE_STEP_SECONDS)

@@ -18,7 +18,7 @@ QUANTILES: tuple[float, ...] = (*(step / 100 for step in range(100)), 0.995, 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """Of all GPUs of the fleet, from the first request to the end of the trace and what finished after it; kWh."""
+    """Of all GPUs of the fleet, from the beginning to the end of the trace; kWh."""
 
     busy_kwh: float
     """By engines while they compute."""
@@ -55,7 +55,7 @@ class Requests:
     unfinished: int
     """Still waiting or running when the time for finishing after the end of the trace was over."""
     lost: dict[str, int]
-    """By reason: no_ready_pod, too_long, pod_ended, and what engines refuse."""
+    """By reason: no_ready_pod, too_long, grace_over, pod_ended."""
     met: int
     """Finished within the SLO's targets."""
     missed_ttft: int

@@ -75,6 +75,8 @@ class Stage:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     failures: tuple[Failure, ...] = ()
     router: str = "least-outstanding"
+    simulated_replicas: int | None = None
+    """At most so many are played, the others mirror them (`twin.sampling`); None: all are played."""
     parked_counts: bool = True
     """Whether GPUs that no pod holds are in the energy."""
     metrics: MetricsPath = field(default_factory=MetricsPath)
@@ -85,6 +87,8 @@ class Stage:
                 f"one replica needs {self.gpus_per_replica} GPUs of one node; there are {self.gpus} GPUs, "
                 f"{self.gpus_per_node} to a node"
             )
+        if self.simulated_replicas is not None and (self.simulated_replicas < 1 or self.router == "prefix-aware"):
+            raise ReplayError("sampling needs a replica at least, and a router that treats all replicas alike")
         if not 1 <= self.replicas <= self.max_replicas:
             raise ReplayError(
                 f"{self.replicas} replicas do not fit on {self.gpus} GPUs, which hold {self.max_replicas}: give more "
