@@ -1,10 +1,14 @@
 """Counters and histograms that one vLLM engine keeps, with the bucket bounds of vLLM V1.
 
-Counts are kept per bucket and summed up when they are served, so that an observation costs one bisection.
+Counts are kept per bucket and summed up when they are served; observations come many at once.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
 
 LATENCY_BOUNDS = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
@@ -46,21 +50,29 @@ class BucketCounts:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """Count `value` the given number of times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
+    def observe(self, values: FloatArray, times: FloatArray | None = None) -> None:
+        """Count values of shape (N,), each the given number of times (None: once)."""
+        self._add(np.searchsorted(self.bounds, values), times)
+        self.total += float(values.sum() if times is None else values @ times)
 
-    def observe_ramp(self, first: float, increment: float, steps: int, weight: int) -> None:
-        """Count `first + j * increment` for j = 0 .. steps - 1, each `weight` times; `increment` is not negative."""
-        bounds, counts = self.bounds, self.counts
-        low = bisect_left(bounds, first)
-        if low == bisect_left(bounds, first + increment * (steps - 1)):
-            counts[low] += steps * weight
-        else:
-            for step in range(steps):
-                counts[bisect_left(bounds, first + increment * step)] += weight
-        self.total += weight * (steps * first + increment * (steps * (steps - 1) // 2))
+    def observe_ramps(self, first: FloatArray, increment: FloatArray, steps: FloatArray, times: FloatArray) -> None:
+        """Count `first + j * increment` for j = 0 .. steps - 1, each so many times; shapes (N,), none negative."""
+        low = np.searchsorted(self.bounds, first)
+        high = np.searchsorted(self.bounds, first + increment * (steps - 1.0))
+        within = low == high
+        self._add(low[within], (steps * times)[within])
+        for row in np.flatnonzero(~within):
+            at_or_below = 0.0
+            for bucket in range(low[row], high[row]):
+                upto = min(np.floor((self.bounds[bucket] - first[row]) / increment[row]) + 1.0, steps[row])
+                self.counts[bucket] += int(times[row] * (upto - at_or_below))
+                at_or_below = upto
+            self.counts[high[row]] += int(times[row] * (steps[row] - at_or_below))
+        self.total += float(times @ (steps * first + increment * (steps * (steps - 1.0) / 2.0)))
+
+    def _add(self, buckets: npt.NDArray[np.intp], times: FloatArray | None) -> None:
+        for bucket, more in enumerate(np.bincount(buckets, weights=times).tolist()):
+            self.counts[bucket] += int(more)
 
     @property
     def count(self) -> int:
@@ -99,4 +111,6 @@ class EngineCounters:
         self.prefix_queries = 0
         self.prefix_hits = 0
         self.preemptions = 0
+        self.admission_rejections = 0
+        """Requests that found too many waiting."""
         self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
