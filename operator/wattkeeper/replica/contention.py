@@ -60,7 +60,8 @@ class ContendedState(EngineState):
     def _serve_by_priority(self, completed: list[int]) -> Served:
         """In order of admission; where blocks run out the one that ranks last is preempted, served or not.
 
-        Where that is the one to be served, those behind it get nothing in this iteration, as in vLLM.
+        Where that is the one to be served, those behind it get nothing in this iteration, as in vLLM; where it is the
+        first, nothing is served at all.
         """
         config, size, order = self.config, self.config.block_size, self._order
         limit = config.long_prefill_token_threshold or config.max_num_batched_tokens
@@ -99,6 +100,8 @@ class ContendedState(EngineState):
             if self._computed[i] == self._target[i]:
                 self._partials.remove(i)
                 completed.append(i)
+        if not (decoding or chunks):
+            return 0, 0, 0, 0.0
         passed_over = [i for i in order if i not in decoding and self._end[i] >= 0]
         reads = self._kv_tokens + len(decoding) - sum(map(self._delay, passed_over))
         return len(decoding), reads, tokens, products

@@ -37,8 +37,8 @@ class EngineConfig(ABC):
     """A request that finds so many waiting is refused (the client sees 503). None: all may wait."""
     priorities: bool = False
     """vLLM's scheduling policy `priority`: lower values first, then earlier arrivals. False: in order of arrival."""
-    prefix_caching: bool = False
-    """Find prompts' blocks by the ids that requests carry, see `replica.prefix`. False: only `hit_tokens` count."""
+    prefix_caching: bool = True
+    """Prompts' blocks are found by the ids that requests carry (`replica.prefix`). False: only `hit_tokens` count."""
     max_num_batched_tokens: int = 2048
     """Tokens that one iteration may compute: one per decode, the rest for prompts."""
     kv_blocks: int = 8192

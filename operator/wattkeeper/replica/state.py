@@ -246,6 +246,8 @@ class EngineState:
 
     def abort(self, i: int) -> bool:
         """Give a request up; False where it is finished, refused or given up already."""
+        if self._managed:
+            self._head = self._arrive(self.now, self._head)
         if i >= self._head:
             if i in self._gone or i >= len(self._target):
                 return False

@@ -238,6 +238,8 @@ class Replica(ContendedState):
                         if not exact:
                             used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
                             free, exact = blocks - used // size - held, True
+                        if free < 0:
+                            break
                         cache.sync(free)
                         found, shared = [], 0
                         if cache.knows(i):
@@ -317,6 +319,8 @@ class Replica(ContendedState):
                 blocks = self._blocks
                 capacity = blocks * size
                 voids = True
+                if not (served or tokens):
+                    continue
             base = d0 + dn * served + dkv * reads
             if tokens or contended:
                 seconds = base + dt * tokens + da * products
