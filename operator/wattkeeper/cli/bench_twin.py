@@ -46,7 +46,7 @@ def twin(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Traces per held-out hour, for the error.")] = 3,
     minutes: Annotated[float, typer.Option(min=1.0, help="Minutes of each held-out hour, for the error.")] = 60.0,
-    simulated: Annotated[int, typer.Option(min=1, help="Replicas that are played in the sampled week.")] = 2,
+    simulated: Annotated[int, typer.Option(min=1, help="Replicas that are played in the sampled week.")] = 1,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
 ) -> None:
     """Say what simulated fleets cost per request, per day and per week, and how exact sampled fleets are."""

@@ -26,6 +26,8 @@ from wattkeeper.twin.routers import LeastOutstanding, PrefixAware, Router
 from wattkeeper.twin.sampling import Group, Thinning, split
 
 ROUTER_PERIOD_SECONDS = 0.25
+NO_CHOICE_SECONDS = 30.0
+"""Instead, where there is one replica to choose from."""
 SETTLING_SECONDS = 60.0
 """A new pod is empty, so a router sends it more than its share: so long it is no mirror of others."""
 PodKey = tuple[str, str]
@@ -111,6 +113,12 @@ class Service:
     def ready(self) -> list[Member]:
         """Pods that take requests."""
         return [member for member in self.members.values() if member.phase is Phase.READY]
+
+    def choices(self) -> int:
+        """Replicas among which the router chooses."""
+        if self.simulated_replicas is not None:
+            return sum(len(group.replicas) for group in self.thinning.groups)
+        return len(self.ready())
 
     def next_arrival_seconds(self) -> float:
         """Simulated time of the next request; infinite at the end of the trace."""
@@ -305,10 +313,11 @@ class Fleet:
 
     def _play(self, service: Service, until: float) -> None:
         clock = self.now
+        period = ROUTER_PERIOD_SECONDS if service.choices() > 1 else NO_CHOICE_SECONDS
         while (arrival := service.next_arrival_seconds()) < until:
-            if arrival > clock + ROUTER_PERIOD_SECONDS:
+            if arrival > clock + period:
                 self._run(service, arrival)
-            clock = min(until, max(clock, arrival) + ROUTER_PERIOD_SECONDS)
+            clock = min(until, max(clock, arrival) + period)
             service.route(service.take_until(clock))
             self._run(service, clock)
         self._run(service, until)
