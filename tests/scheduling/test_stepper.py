@@ -104,6 +104,7 @@ class Broken:
             "more": Decision(tokens=((request, 51),), admitted=admitted),
             "nothing": Decision(tokens=((request, 0),), admitted=admitted),
             "stranger": Decision(tokens=(("you", 1),)),
+            "repeat": Decision(tokens=((request, 1),), admitted=admitted, repeats=2),
         }[self.way]
 
 

@@ -1,9 +1,11 @@
 """An independent model of one replica that steps every iteration by itself: the oracle of the macro-stepper."""
 
+import math
 from dataclasses import dataclass, field
 
 from wattkeeper.twin.hardware import ReplicaHardware
-from wattkeeper.twin.replica import GOVERNOR_STEPS
+
+WINDOW_STEPS, MEMORY = 48, 3
 
 
 @dataclass
@@ -35,7 +37,10 @@ class Literal:
         self.preemptions = 0
         self.iterations = []
         self.itl = []
-        self._decided_for, self._since, self._level = None, 0, None
+        self.window = WINDOW_STEPS * hardware.levels[-1].seconds[0]
+        self.window_end = self.window
+        self.loads = []
+        self.recent = [self.top]
 
     def blocks(self, job):
         return ceil_div(job.computed, self.hw.block_size)
@@ -54,6 +59,16 @@ class Literal:
             if joules <= self.cap * seconds:
                 return index
         return 0
+
+    def close_window(self):
+        """Judge the mean load of a window that is over; the next clock is the lowest of the last three found."""
+        if self.now < self.window_end:
+            return
+        if self.loads:
+            mean = [sum(column) / len(self.loads) for column in zip(*self.loads, strict=True)]
+            self.recent = [*self.recent, self.choose(*mean)][-MEMORY:]
+            self.loads = []
+        self.window_end = (math.floor(self.now / self.window) + 1) * self.window
 
     def preempt(self):
         victim = self.running.pop()
@@ -99,13 +114,11 @@ class Literal:
             sum(chunk for _, _, chunk in prefills),
             sum(chunk * (history + chunk / 2) for _, history, chunk in prefills),
         )
-        if prefills or preempted or self._decided_for != n or self._since >= GOVERNOR_STEPS:
-            self._level = self.choose(*load)
-            self._decided_for, self._since = (None if prefills or preempted else n), 0
-        self._since += 1
-        seconds, joules = self.cost(self.hw.levels[self._level], *load)
+        self.loads.append(load)
+        seconds, joules = self.cost(self.hw.levels[min(self.recent)], *load)
         self.joules += joules
         self.now += seconds
+        self.close_window()
         whole = [job for job, _, _ in prefills if job.computed == job.prompt + job.generated]
         if n or whole:
             self.iterations.append(n + sum(1 + (0 if job.token_times else job.prompt) for job in whole))
@@ -135,7 +148,7 @@ class Literal:
             if not self.running and not self.waiting:
                 self.joules += self.hw.idle_watts * (jobs[index].arrival - self.now)
                 self.now = jobs[index].arrival
-                self._decided_for = None
+                self.close_window()
                 continue
             self.step()
         return self

@@ -1,7 +1,7 @@
 """What a Deployment does to a fleet in simulated time: starts, roll-outs, drains, failures, missing GPUs, power."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.twin.test_fleet import CARD, arrivals, balance
@@ -151,6 +151,7 @@ def test_failures_are_drawn_by_rate_and_seed():
     router=st.sampled_from(sorted(ROUTERS)),
     seed=st.integers(0, 100),
 )
+@example(steps=[(5, 1.0, True), (3, 1.0, False)], router="least-kv", seed=0)
 def test_no_request_is_ever_lost_silently(steps, router, seed):
     failures = deployment.draw_failures(per_day=2000.0, span_seconds=400.0, seed=seed, node_share=0.3)
     chat = deployed(3, router=router, failures=failures, lifecycle=Lifecycle(startup_seconds=20.0, startup_sigma=0.3))

@@ -32,7 +32,7 @@ def test_least_outstanding_evens_out():
 
 def test_least_kv_counts_prompts_not_requests():
     router, found = LeastKv(), replicas(2)
-    router.route([Request(0.0, 900, 5), Request(0.0, 100, 5), Request(0.0, 100, 5), Request(0.0, 100, 5)], found)
+    router.route([Request(0.0, tokens, 5) for tokens in (450, 50, 50, 50)], found)
     assert sorted(sent(found)) == [1, 3]
 
 

@@ -130,6 +130,23 @@ _commands.command()(bench_vidur.vidur)
 _commands.command()(bench_twin.twin)
 
 
+@_commands.command()
+@explained
+def policies(
+    rounds: Annotated[int, typer.Option(min=1, help="Each figure is the best of so many rounds.")] = 2,
+    requests: Annotated[int, typer.Option(min=40, help="Requests of a run.")] = 200,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what simulating each scheduling policy costs, with macro-steps and iteration by iteration."""
+    from wattkeeper.bench import policies as benchmark
+
+    speeds = benchmark.measure(requests=requests, rounds=rounds)
+    if output is Output.JSON:
+        typer.echo(json.dumps([dataclasses.asdict(speed) for speed in speeds], indent=2))
+    else:
+        Console().print(benchmark.table(speeds))
+
+
 def register(app: typer.Typer) -> None:
     """Add the sub-command."""
     app.add_typer(_commands, name="bench")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.domain import data_files
 
 if TYPE_CHECKING:
     from wattkeeper.evaluation.wait_paper import Row
@@ -89,6 +91,82 @@ def wait(
             for row in rows:
                 table.add_row(*_cells(row))
             Console().print(table)
+
+
+@_commands.command()
+@explained
+def pays(
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=data_files.DATA_VARIABLE, help="Folder of recorded traffic, for its lengths. Left out: drawn alike."
+        ),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=40, help="Requests of a run.")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy and operating point.")] = 4,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that simulate.")] = 1,
+    page: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
+) -> None:
+    """When does WAIT pay? Latency, evictions and energy of scheduling policies over lengths, loads, budgets, memory."""
+    # Imported here: the other commands shall not wait for them.
+    from wattkeeper.evaluation import pays as evaluation
+    from wattkeeper.evaluation import pays_page, rendering
+
+    kinds = evaluation.workloads(None if data is None else data_files.data_folder(data))
+    points = evaluation.cells(kinds, replica=evaluation.Replica.of_twin(), requests=requests, seeds=seeds)
+    with _progress() as progress:
+        task = progress.add_task("operating points", total=len(points))
+        rows = evaluation.measure(points, processes=processes, done=lambda count: progress.advance(task, count))
+    left_out = "".join(
+        f" Of {each.name}, {each.left_out} prompts over {evaluation.LONGEST_PROMPT:,} tokens are left out."
+        for each in kinds
+        if each.left_out
+    )
+    intro = f"{requests} requests per run, {seeds} seeds; ± is half a 95 % interval over seeds.{left_out}"
+    sections = {
+        "summary": f"{intro}\n\n{pays_page.summary(rows)}",
+        "ratios": pays_page.ratio_tables(rows),
+        "figures": pays_page.detail_tables(rows),
+    }
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        for name, content in sections.items():
+            text = rendering.filled(text, name=f"reproduce pays: {name}", content=content)
+        page.write_text(text, encoding="utf-8")
+    if pictures is not None:
+        from wattkeeper.evaluation import pays_pictures
+
+        pays_pictures.draw(rows, pictures)
+    if output is Output.JSON:
+        typer.echo(
+            json.dumps({"requests": requests, "seeds": seeds, "rows": [dataclasses.asdict(row) for row in rows]})
+        )
+    elif output is Output.MARKDOWN:
+        typer.echo("\n\n".join(sections.values()))
+    else:
+        table = Table(title=f"points where a policy differs surely from {evaluation.BASELINE}", caption=intro)
+        for at, column in enumerate(pays_page.SUMMARY):
+            table.add_column(column, justify="left" if at == 0 else "right")
+        for cells in pays_page.summary_cells(rows):
+            table.add_row(*cells)
+        Console().print(table)
+
+
+def _progress() -> Progress:
+    """On stderr, gone once it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

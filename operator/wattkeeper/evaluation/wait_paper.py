@@ -28,6 +28,8 @@ BLOCK_SIZE = 16
 IDLE_WATTS, BUSY_WATTS = 90.0, 300.0
 """Assumptions for an A100 between and in iterations; that short gaps fall to idle power is not measured."""
 PACE_SECONDS, WAIT_SECONDS = 0.05, 0.2
+LONGEST_STRIDE = 32
+"""Of WAIT, where single stages need more memory than there is."""
 TOKEN_BUDGET = 8192
 """Of the engine; policies have their own below it."""
 
@@ -196,13 +198,20 @@ def candidates(workload: Workload, rate: float) -> Iterator[tuple[str, Policy | 
     yield "vllm-v0", VllmV0(), "prefill first"
     yield "sarathi-512", Sarathi(), "budget 512"
     yield "sarathi-1024", Sarathi(token_budget=1024, name="sarathi-1024"), "budget 1024"
-    choice = policies.choose(workload.mix(rate), workload.iteration, kv_capacity_tokens=KV_TOKENS, lengths_known=True)
+    choice = policies.choose(
+        workload.mix(rate),
+        workload.iteration,
+        kv_capacity_tokens=KV_TOKENS,
+        lengths_known=True,
+        longest_stride=LONGEST_STRIDE,
+    )
     if choice.policy is None:
         reasons = ", ".join(each.name for each in choice.plan.failures) or choice.plan.cause.value
         yield "wait", None, f"no thresholds: {reasons}"
     else:
-        counts = getattr(choice.plan, "thresholds", ())
-        yield "wait", choice.policy, f"n = {', '.join(map(str, counts))}"
+        counts, stride = getattr(choice.plan, "thresholds", ()), getattr(choice.plan, "stride", 1)
+        coarse = f", stages of {stride}" if stride > 1 else ""
+        yield "wait", choice.policy, f"n = {', '.join(map(str, counts))}{coarse}"
     yield (
         "capped",
         Capped(limit=workload.cap, token_budget=workload.cap_budget),

@@ -9,6 +9,12 @@ wait; a batch then takes at most n_j requests of every stage of the classes that
 with x_j and w_j of `queueing.fluid`. Then no more than M(n) KV tokens are ever resident and nothing is evicted; the gap
 to the fluid throughput falls with the square root of the horizon, and with the horizon itself where every cadence has
 slack.
+
+A launch may be a run of `stride` iterations (`scheduling.wait`; ours): stages are then that many tokens long, and
+
+    dT(n) = stride d0 + sum(n_j x_j),    w_j = sum over coarse stages of what a request holds at the end of each.
+
+The argument is that of the paper with launches for iterations.
 """
 
 import math
@@ -38,8 +44,10 @@ class WaitPlan:
     memory_tokens: float = math.inf
     """M(n): the most KV tokens ever resident."""
     step_seconds: float = math.inf
-    """dT(n): the longest iteration."""
+    """dT(n): the longest launch; with stride 1 that is the longest iteration."""
     conditions: tuple[Condition, ...] = ()
+    stride: int = 1
+    """Iterations of a launch."""
 
     @property
     def satisfied(self) -> bool:
@@ -69,6 +77,17 @@ def class_work(mix: Mix, times: Times) -> FloatArray:
     )
 
 
+def class_memory(mix: Mix, stride: int = 1) -> FloatArray:
+    """w_j: KV tokens of one request of each class in every stage, as held at the end of the stage; shape (J,)."""
+    if stride == 1:
+        return mix.kv_integral
+    answers = mix.decode_steps + 1.0
+    full = np.floor(answers / stride)
+    # At the end of coarse stage s a request holds its prompt and stride (s + 1) tokens, less the one sampled last.
+    held = full * (mix.prompt_tokens - 1.0) + stride * full * (full + 1.0) / 2.0
+    return np.asarray(held + np.where(answers > full * stride, mix.prompt_tokens + answers - 1.0, 0.0))
+
+
 def precheck(mix: Mix, iteration: IterationCoefficients, kv_capacity_tokens: float) -> tuple[Cause, float]:
     """(why no thresholds can serve this mix, else NONE or IDLE; M*), from the fluid balance."""
     point = fluid.equilibrium(Load.of(mix), Times.of(iteration), Limits.of(kv_capacity_tokens=kv_capacity_tokens))
@@ -76,7 +95,12 @@ def precheck(mix: Mix, iteration: IterationCoefficients, kv_capacity_tokens: flo
 
 
 def check_wait(
-    mix: Mix, iteration: IterationCoefficients, *, kv_capacity_tokens: float, thresholds: Sequence[float]
+    mix: Mix,
+    iteration: IterationCoefficients,
+    *,
+    kv_capacity_tokens: float,
+    thresholds: Sequence[float],
+    stride: int = 1,
 ) -> WaitPlan:
     """The conditions of WAIT for given thresholds, one per class."""
     cause, fluid_memory = precheck(mix, iteration, kv_capacity_tokens)
@@ -88,8 +112,8 @@ def check_wait(
     if not np.isfinite(counts).all() or (counts < 0).any() or (counts != np.round(counts)).any():
         return WaitPlan(cause=Cause.THRESHOLDS_INVALID)
     times = Times.of(iteration)
-    step_seconds = float(times.fixed + counts @ class_work(mix, times))
-    memory = float(counts @ mix.kv_integral)
+    step_seconds = float(stride * times.fixed + counts @ class_work(mix, times))
+    memory = float(counts @ class_memory(mix, stride))
     found = [
         Condition(
             name=f"Cadence[{index}]",
@@ -120,10 +144,13 @@ def check_wait(
         memory_tokens=memory,
         step_seconds=step_seconds,
         conditions=conditions,
+        stride=stride,
     )
 
 
-def wait_thresholds(mix: Mix, iteration: IterationCoefficients, *, kv_capacity_tokens: float) -> WaitPlan:
+def wait_thresholds(
+    mix: Mix, iteration: IterationCoefficients, *, kv_capacity_tokens: float, stride: int = 1
+) -> WaitPlan:
     """The smallest thresholds that meet the cadence of every class, with all conditions checked.
 
     The cadences are monotone in n, so rounding up from the fluid inventory until nothing moves ends at the least
@@ -134,13 +161,14 @@ def wait_thresholds(mix: Mix, iteration: IterationCoefficients, *, kv_capacity_t
         return WaitPlan(cause=cause)
     times = Times.of(iteration)
     work, rates = class_work(mix, times), mix.rates_per_second
-    step_seconds = float(times.fixed / (1.0 - rates @ work))
+    fixed, held = float(stride * times.fixed), class_memory(mix, stride)
+    step_seconds = float(fixed / (1.0 - rates @ work))
     counts = np.zeros_like(rates)
     for _ in range(_MOST_ROUNDS):
         raised = np.maximum(counts, np.ceil(rates * step_seconds * (1.0 - ROUNDING)))
-        if (raised == counts).all() or raised @ mix.kv_integral > kv_capacity_tokens:
+        if (raised == counts).all() or raised @ held > kv_capacity_tokens:
             counts = raised
             break
         counts = raised
-        step_seconds = float(times.fixed + counts @ work)
-    return check_wait(mix, iteration, kv_capacity_tokens=kv_capacity_tokens, thresholds=counts.tolist())
+        step_seconds = fixed + float(counts @ work)
+    return check_wait(mix, iteration, kv_capacity_tokens=kv_capacity_tokens, thresholds=counts.tolist(), stride=stride)

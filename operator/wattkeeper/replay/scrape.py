@@ -95,7 +95,6 @@ class FleetSource:
 
     def _sample(self, replica: Replica, now: float) -> tuple[EngineSample, EngineCounters]:
         counted, hardware = replica.counters, replica.hardware
-        counted.settle()
         histograms = (
             counted.ttft_seconds,
             counted.time_per_output_token_seconds,

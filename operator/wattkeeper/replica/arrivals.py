@@ -81,13 +81,17 @@ def clusters(*, rate: float, count: int, mean_size: float, spread_seconds: float
     _check(rate, count)
     if not (mean_size >= 1.0 and spread_seconds > 0.0):
         raise ValueError(f"clusters need mean_size >= 1 and spread_seconds > 0, not {mean_size}, {spread_seconds}")
-    rng = _stream(seed, _ARRIVALS)
-    sizes = rng.geometric(1.0 / mean_size, 2 * count + _CYCLES)
-    lead = 20.0 * spread_seconds
-    instants = np.cumsum(rng.exponential(mean_size / rate, len(sizes))) - lead
-    late = rng.exponential(spread_seconds, int(sizes.sum()))
-    times = np.sort(np.repeat(instants, sizes) + late)
-    return np.asarray(times[times >= 0.0][:count])
+    lead, drawn = 20.0 * spread_seconds, 2 * count + _CYCLES
+    while True:
+        rng = _stream(seed, _ARRIVALS)
+        sizes = rng.geometric(1.0 / mean_size, drawn)
+        instants = np.cumsum(rng.exponential(mean_size / rate, len(sizes))) - lead
+        late = rng.exponential(spread_seconds, int(sizes.sum()))
+        times = np.sort(np.repeat(instants, sizes) + late)
+        times = times[times >= 0.0]
+        if len(times) >= count:
+            return np.asarray(times[:count])
+        drawn *= 2  # the lead took most of them
 
 
 def wandering(*, rate: float, count: int, deviation: float, memory_seconds: float, seed: int) -> FloatArray:

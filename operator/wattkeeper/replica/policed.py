@@ -1,8 +1,16 @@
-"""One replica under any scheduling policy, iteration by iteration: every request is visited in every iteration.
+"""One replica under any scheduling policy: the policy decides, this loop checks, prices and keeps the account.
 
-The engine of `replica.stepper` without its shortcuts and without its scheduler: the policy decides
-(`wattkeeper.scheduling`), this loop checks that an engine could do it, prices the iteration in the MIXED form of
-`physics.step`, and keeps the account. With the policy `greedy.VllmV1` its results are those of the stepper.
+It checks that an engine could do what the policy (`wattkeeper.scheduling`) decides and prices iterations in the MIXED
+form of `physics.step`. With the policy `greedy.VllmV1` its results are those of `replica.stepper`.
+
+Macro-steps: where a policy says that a decision repeats (`Decision.repeats`), k iterations of n decodes with contexts
+of c tokens in all are one step of
+
+    T(k) = k (d0 + dN n + dKV (c + n)) + dKV n k (k - 1) / 2     [seconds]
+
+with k the least of: what the policy says, iterations to the next completion, to the end of the free blocks, and those
+that start before the next arrival. Results equal iteration by iteration (`macro_steps=False`) to rounding; the cost
+grows with requests and with how many are resident, not with tokens.
 """
 
 import math
@@ -13,7 +21,7 @@ import numpy as np
 
 from wattkeeper.physics import step as step_time
 from wattkeeper.replica.types import Activity, Outcome, ReplicaConfig, Requests
-from wattkeeper.scheduling.types import Decision, EngineLimits, Policy, PolicyError, View
+from wattkeeper.scheduling.types import Decision, EngineLimits, Policy, PolicyError, View, lasting_steps
 
 
 @dataclass(eq=False, slots=True)
@@ -56,8 +64,9 @@ Observer = Callable[[View, Decision], None]
 class PolicedReplica:
     """An engine whose scheduler is a policy."""
 
-    def __init__(self, config: ReplicaConfig, policy: Policy) -> None:
+    def __init__(self, config: ReplicaConfig, policy: Policy, *, macro_steps: bool = True) -> None:
         self.policy = policy
+        self.macro_steps = macro_steps
         self.limits = EngineLimits(
             token_budget=config.max_num_batched_tokens,
             max_num_seqs=config.max_num_seqs,
@@ -104,7 +113,7 @@ class PolicedReplica:
             if observer is not None:
                 observer(view, decision)
             if decision.preempted or decision.tokens:
-                self._apply(decision)
+                self._apply(decision, following if self.macro_steps else self.now)
                 continue
             until = min(following, decision.wait_until_seconds)
             if not self.now < until < math.inf:
@@ -114,7 +123,7 @@ class PolicedReplica:
                 )
             self.now = until
 
-    def _apply(self, decision: Decision) -> None:
+    def _apply(self, decision: Decision, until: float) -> None:
         for request in decision.preempted:
             job = self._own(request)
             self.running.remove(job)
@@ -132,7 +141,11 @@ class PolicedReplica:
             job.computed_tokens = job.hit_tokens
             self.running.append(job)
         if decision.tokens:
-            self._iterate([(self._own(request), count) for request, count in decision.tokens])
+            batch = [(self._own(request), count) for request, count in decision.tokens]
+            if decision.repeats > 1 and until > self.now:
+                self._repeat([job for job, _ in batch], decision, until)
+            else:
+                self._iterate(batch)
 
     def _own(self, request: object) -> Job:
         if not isinstance(request, Job):
@@ -140,6 +153,7 @@ class PolicedReplica:
         return request
 
     def _iterate(self, batch: list[tuple[Job, int]]) -> None:
+        """One iteration."""
         size, free = self.limits.block_size, self.free_blocks
         decodes = kv = prefill = 0
         products = 0.0
@@ -157,29 +171,14 @@ class PolicedReplica:
             blocks = (have + count + size - 1) // size
             free -= blocks - job.blocks
             job.blocks = blocks
-        self._check(free, decodes + prefill)
-        self.free_blocks = free
-        self.peak_blocks = max(self.peak_blocks, self.limits.kv_blocks - free)
-        self.peak_residents = max(self.peak_residents, len(self.running))
+        self._take(free, decodes + prefill)
         d0, dt, dn, dkv, da = self._times
-        base = d0 + dn * decodes + dkv * kv
-        seconds = base + dt * prefill + da * products
-        self.last_start = self.now
-        self.now += seconds
+        seconds = d0 + dn * decodes + dkv * kv + dt * prefill + da * products
         sums = self._sums
-        for name, value in (
-            ("busy", seconds),
-            ("steps", 1),
-            ("prefill_steps", prefill > 0),
-            ("prefill", prefill),
-            ("products", products),
-            ("decodes", decodes),
-            ("kv", kv),
-            ("n_s", decodes * seconds),
-            ("kv_s", kv * seconds),
-            ("squared", seconds * seconds),
-        ):
-            sums[name] += value
+        sums["prefill_steps"] += prefill > 0
+        sums["prefill"] += prefill
+        sums["products"] += products
+        self._pass(steps=1, first=seconds, growth=0.0, decodes=decodes, kv=kv, start_of_last=self.now)
         for job, count in batch:
             job.computed_tokens += count
             if job.computed_tokens < job.target_tokens:
@@ -190,9 +189,72 @@ class PolicedReplica:
             job.generated_tokens += 1
             job.target_tokens += 1
             if job.generated_tokens == job.output_tokens:
-                job.finish_seconds = self.now
-                self.running.remove(job)
-                self.free_blocks += job.blocks
+                self._finish(job)
+
+    def _repeat(self, batch: list[Job], decision: Decision, until: float) -> None:
+        """Many iterations of the same decodes: as many as start before `until` and are alike."""
+        limits, count = self.limits, len(batch)
+        if not all(job.decoding for job in batch) or any(tokens != 1 for _, tokens in decision.tokens):
+            raise PolicyError(f"{self.policy.name} wants to repeat an iteration that is not of decodes alone")
+        until = min(until, decision.repeats_until_seconds)
+        most = min(decision.repeats, *(job.output_tokens - job.generated_tokens for job in batch))
+        most = max(1, lasting_steps(batch, blocks=self.free_blocks, block_size=limits.block_size, most=most))
+        kv = sum(job.computed_tokens for job in batch) + count
+        d0, _, dn, dkv, _ = self._times
+        first, growth = d0 + dn * count + dkv * kv, dkv * count
+        period = decision.period_seconds
+        if first < period:
+            # As long as an iteration is shorter than the pace the next one starts at the pace.
+            paced = most if growth <= 0.0 else min(most, int((period - first) / growth) + 1)
+            steps = _starts(until - self.now, first=period, growth=0.0, most=paced)
+            start_of_last = self.now + (steps - 1) * period
+        else:
+            steps = _starts(until - self.now, first=first, growth=growth, most=most)
+            start_of_last = self.now + (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2)
+        size, free = limits.block_size, self.free_blocks
+        for job in batch:
+            blocks = (job.computed_tokens + steps + size - 1) // size
+            free -= blocks - job.blocks
+            job.blocks = blocks
+        self._take(free, count)
+        self._pass(steps=steps, first=first, growth=growth, decodes=count, kv=kv, start_of_last=start_of_last)
+        for job in batch:
+            job.computed_tokens += steps
+            job.generated_tokens += steps
+            job.target_tokens += steps
+            if job.generated_tokens == job.output_tokens:
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        job.finish_seconds = self.now
+        self.running.remove(job)
+        self.free_blocks += job.blocks
+
+    def _take(self, free: int, tokens: int) -> None:
+        """From now on so many blocks are free; what is taken must be there."""
+        self._check(free, tokens)
+        self.free_blocks = free
+        self.peak_blocks = max(self.peak_blocks, self.limits.kv_blocks - free)
+        self.peak_residents = max(self.peak_residents, len(self.running))
+
+    def _pass(self, *, steps: int, first: float, growth: float, decodes: int, kv: int, start_of_last: float) -> None:
+        """Account for iterations, the first of `first` seconds, each further one `growth` longer, and pass their time.
+
+        All have so many decodes, the first reads `kv` tokens and each further one `decodes` more.
+        """
+        once = steps * (steps - 1) // 2
+        twice = once * (2 * steps - 1) / 3.0
+        busy = steps * first + growth * once
+        sums = self._sums
+        sums["busy"] += busy
+        sums["steps"] += steps
+        sums["decodes"] += steps * decodes
+        sums["kv"] += steps * kv + decodes * once
+        sums["n_s"] += decodes * busy
+        sums["kv_s"] += steps * kv * first + (kv * growth + decodes * first) * once + decodes * growth * twice
+        sums["squared"] += steps * first * first + 2.0 * first * growth * once + growth * growth * twice
+        self.last_start = start_of_last
+        self.now = start_of_last + first + growth * (steps - 1)
 
     def _check(self, free: int, tokens: int) -> None:
         limits = self.limits
@@ -223,6 +285,20 @@ class PolicedReplica:
         )
 
 
+def _starts(span: float, *, first: float, growth: float, most: int) -> int:
+    """Iterations back to back, of `first`, `first + growth`, ... seconds, that start within `span`; 1 .. `most`."""
+    if most * first + growth * (most * (most - 1) // 2) <= span:
+        return most
+    linear = first - 0.5 * growth
+    steps = int(2.0 * span / (linear + math.sqrt(linear * linear + 2.0 * growth * span))) + 1
+    steps = max(1, min(steps, most))
+    while steps < most and steps * first + growth * (steps * (steps - 1) // 2) < span:
+        steps += 1
+    while steps > 1 and (steps - 1) * first + growth * ((steps - 1) * (steps - 2) // 2) >= span:
+        steps -= 1
+    return steps
+
+
 def serve(
     config: ReplicaConfig,
     requests: Requests,
@@ -230,8 +306,12 @@ def serve(
     *,
     known_lengths: bool = False,
     observer: Observer | None = None,
+    macro_steps: bool = True,
 ) -> Served:
-    """Serve all requests to the end; `observer` sees each view and decision. `known_lengths`: policies see answers."""
+    """Serve all requests to the end. `known_lengths`: policies see how long answers will be.
+
+    `observer` sees each view and decision: with `macro_steps=False` those of every iteration.
+    """
     outputs = np.minimum(requests.output_tokens, config.longest_context + 1 - requests.prompt_tokens)
     accepted = (outputs >= 1) & (requests.prompt_tokens + outputs - 1 <= config.largest_footprint)
     hits = np.zeros(len(requests), dtype=np.int64) if requests.hit_tokens is None else requests.hit_tokens
@@ -251,7 +331,7 @@ def serve(
             np.flatnonzero(accepted), *(column[accepted].tolist() for column in columns), strict=True
         )
     ]
-    replica = PolicedReplica(config, policy)
+    replica = PolicedReplica(config, policy, macro_steps=macro_steps)
     replica.play(jobs, observer)
     times = np.full((2, len(requests)), np.nan)
     times[:, accepted] = [[job.first_token_seconds for job in jobs], [job.finish_seconds for job in jobs]]

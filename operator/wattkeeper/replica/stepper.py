@@ -4,8 +4,10 @@ Scheduling, as vLLM's V1 engine does it: running requests are served first in or
 a chunk for a prompt under way), then waiting ones are admitted first come first served while the token budget, the
 admission limit and the free KV blocks last; the blocks must hold the whole prompt, and the first that does not fit
 blocks those behind it. Where a running request finds no block, the last admitted is preempted, loses its KV cache and
-waits in front to be computed again; nothing is admitted in that iteration. Prefix hits save prefill work but still take
-KV blocks of their own; a preempted request finds none.
+waits in front to be computed again; nothing is admitted in that iteration. With priorities the waiting queue is sorted
+by them, and the victim is the running request that ranks last. Prefix hits that are given as a number of tokens save
+prefill work but still take KV blocks of their own, and a preempted request finds none; those of blocks with ids are
+shared and found as `replica.prefix` says.
 
 An iteration takes  d0 + dT tokens + dN decodes + dKV kv + dA sum(chunk (history + chunk / 2)),  with kv the contexts
 that decodes read, each one's new token included. With n decodes, nothing to prefill and nothing admissible, k
@@ -24,18 +26,31 @@ from operator import mul
 import numpy as np
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.replica.state import KEY_BITS, KEY_MASK, EngineState
-from wattkeeper.replica.types import BoolArray, IntArray, Outcome, ReplicaConfig, Requests
+from wattkeeper.replica.contention import ContendedState
+from wattkeeper.replica.engine import BoolArray, EngineConfig, IntArray, Outcome, Prefix, Requests
+from wattkeeper.replica.journal import Journal
+from wattkeeper.replica.prefix import PrefixCache
+from wattkeeper.replica.state import KEY_BITS, KEY_MASK
 
 
-class Replica(EngineState):
+class Replica(ContendedState):
     """One engine that can be fed and advanced bit by bit; requests are known by the index that `offer` returns."""
 
-    def __init__(self, config: ReplicaConfig, *, macro_steps: bool = True) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: EngineConfig, *, now: float = 0.0, journal: Journal | None = None, macro_steps: bool = True
+    ) -> None:
+        super().__init__(config, now=now, journal=journal)
         self._longest = KEY_MASK if macro_steps else 1
 
-    def offer(self, *, arrival_seconds: float, prompt_tokens: int, output_tokens: int, hit_tokens: int = 0) -> int:
+    def offer(
+        self,
+        arrival_seconds: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        hit_tokens: int = 0,
+        priority: int = 0,
+        prefix: Prefix | None = None,
+    ) -> int:
         """Send a request that arrives no earlier than those sent before; its index, or -1 where it can never run.
 
         An arrival before `now` waits until the iteration under way has ended, as it would in an engine.
@@ -45,22 +60,36 @@ class Replica(EngineState):
             raise ValueError(f"a request at {arrival_seconds} s: arrivals must be finite and ascend")
         if prompt_tokens < 1 or output_tokens < 1 or hit_tokens < 0:
             raise ValueError(f"a request of {prompt_tokens} + {output_tokens} tokens, {hit_tokens} of them cached")
-        config = self.config
-        output_tokens = min(output_tokens, config.longest_context + 1 - prompt_tokens)
+        if output_tokens > self._longest_context + 1 - prompt_tokens:
+            output_tokens = self._longest_context + 1 - prompt_tokens
         total = prompt_tokens + output_tokens - 1
-        if output_tokens < 1 or total > config.largest_footprint:
+        if output_tokens < 1 or total > self._largest_footprint:
             return -1
-        size = config.block_size
+        i = len(self._target)
         times[-1] = arrival_seconds
         times.append(math.inf)
+        self._prompt.append(prompt_tokens)
         self._target.append(prompt_tokens)
         self._total.append(total)
-        self._hit.append(min(hit_tokens, prompt_tokens - 1) // size * size)
+        if hit_tokens:
+            size = self.config.block_size
+            hit_tokens = min(hit_tokens, prompt_tokens - 1) // size * size
+        self._hit.append(hit_tokens)
         self._computed.append(0)
         self._end.append(-1)
         self._first.append(-1.0)
         self._finish.append(-1.0)
-        return len(self._target) - 1
+        if priority:
+            self._priority[i] = priority
+        if prefix is not None:
+            self._share(i, prefix)
+        return i
+
+    def _share(self, i: int, prefix: Prefix) -> None:
+        if self.config.prefix_caching:
+            if self._cache is None:
+                self._cache = PrefixCache(blocks=self.config.kv_blocks, block_size=self.config.block_size)
+            self._cache.expect(i, prefix, self._prompt[i])
 
     def load(self, requests: Requests) -> tuple[IntArray, BoolArray]:
         """Send many requests to a replica that has none; the tokens that each will be answered, and which can run."""
@@ -72,6 +101,7 @@ class Replica(EngineState):
         self._arrival[:0] = requests.arrival_seconds[accepted].tolist()
         prompts = prompts[accepted]
         count = len(prompts)
+        self._prompt.extend(prompts.tolist())
         self._target.extend(prompts.tolist())
         self._total.extend((prompts + outputs[accepted] - 1).tolist())
         if requests.hit_tokens is None:
@@ -83,6 +113,13 @@ class Replica(EngineState):
         self._end.extend([-1] * count)
         self._first.extend([-1.0] * count)
         self._finish.extend([-1.0] * count)
+        if requests.priorities is not None:
+            self._priority = dict(enumerate(requests.priorities[accepted].tolist()))
+        if requests.prefixes is not None:
+            for i, at in enumerate(np.flatnonzero(accepted).tolist()):
+                prefix = requests.prefixes[at]
+                if prefix is not None:
+                    self._share(i, prefix)
         return outputs, accepted
 
     def first_token_seconds(self, index: int) -> float | None:
@@ -106,28 +143,36 @@ class Replica(EngineState):
         preemptions[list(self._preempted)] = list(self._preempted.values())
         counts = np.zeros(len(accepted), dtype=np.int64)
         counts[accepted] = preemptions
+        refused = ~accepted
+        refused[np.flatnonzero(accepted)[self._turned_away]] = True
         return Outcome(
             arrival_seconds=arrivals,
             output_tokens=outputs,
             first_token_seconds=times[0],
             finish_seconds=times[1],
             preemptions=counts,
-            refused=~accepted,
+            refused=refused,
             front_end_seconds=self.config.front_end_seconds,
             activity=self.activity,
         )
 
     def advance(self, until: float) -> None:  # noqa: C901 - one loop over local variables: all time is spent here
         """Run every iteration that starts before `until` (inf: all); `now` may end up later by part of an iteration."""
+        if not (self._running or self._front) and self.now < until <= self._arrival[self._head] and until < math.inf:
+            self.idle_seconds += until - self.now
+            self.now = until
+            return
         config = self.config
-        size, slots, batched = config.block_size, config.max_num_seqs, config.max_num_batched_tokens
-        blocks, watermark, chunked = config.kv_blocks, config.watermark_blocks, config.chunked_prefill
+        size, slots, batched = config.block_size, self._slots, config.max_num_batched_tokens
+        blocks, watermark, chunked = self._blocks, config.watermark_blocks, config.chunked_prefill
+        managed, ranked, cache, journal = self._managed, config.priorities, self._cache, self.journal
         limit = config.long_prefill_token_threshold or batched
         capacity = blocks * size
         d0, dt, dn, dkv, da = self._coefficients
         longest = self._longest
         arrival, target, total, hit, computed = self._arrival, self._target, self._total, self._hit, self._computed
         end, first, finish, order, front = self._end, self._first, self._finish, self._order, self._front
+        prompt, preempted = self._prompt, self._preempted
         partials, residues, ends, padding = self._partials, self._residues, self._ends, self._padding
         now, step, head, running, held = self.now, self._step, self._head, self._running, self._partial_blocks
         decodes, kv, idle = self._decodes, self._kv_tokens, self.idle_seconds
@@ -135,10 +180,16 @@ class Replica(EngineState):
         decode_tokens, kv_read, sequence_seconds = self._decode_tokens, self._kv_read, self._sequence_seconds
         kv_seconds, prefill_squared = self._kv_seconds, self._prefill_squared
         voids = len(ends) > decodes
+        shared = 0
+        found: list[int] = []
         completed: list[int] = []
         chunks: list[int] = []
+        leaving: list[int] = []
+        runs: list[float] = [] if journal is None else journal.iterations
         while now < until:
             tokens, products, contended, stop = 0, 0.0, False, until
+            if managed:
+                head = self._arrive(now, head)
             budget = batched - decodes
             if partials:
                 # Blocks free once every decode has its next token: a lower bound until it matters.
@@ -162,6 +213,8 @@ class Replica(EngineState):
                         tokens += chunk
                         products += chunk * (have + 0.5 * chunk)
                         computed[i] = have = have + chunk
+                        if cache is not None:
+                            cache.computed(i, have)
                         if have == target[i]:
                             completed.append(i)
                     for i in completed:
@@ -181,6 +234,18 @@ class Replica(EngineState):
                         break
                     goal = target[i]
                     need = (goal + size - 1) // size
+                    if cache is not None:
+                        if not exact:
+                            used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
+                            free, exact = blocks - used // size - held, True
+                        if free < 0:
+                            break
+                        cache.sync(free)
+                        found, shared = [], 0
+                        if cache.knows(i):
+                            found, shared = cache.find(i, (goal - 1) // size)
+                            hit[i] = len(found) * size
+                            need -= shared
                     if need + watermark > free and (running or need > free):
                         if not exact:
                             used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
@@ -201,6 +266,8 @@ class Replica(EngineState):
                         head += 1
                     order.append(i)
                     running += 1
+                    if journal is not None and i not in preempted:
+                        journal.admitted.append((i, now, have))
                     budget -= chunk
                     tokens += chunk
                     products += chunk * (have + 0.5 * chunk)
@@ -210,11 +277,20 @@ class Replica(EngineState):
                     else:
                         computed[i] = have
                         partials.append(i)
-                        need = (have + size - 1) // size
-                    held += need
+                        need = (have + size - 1) // size - shared
+                    held += need + shared
                     free -= need
+                    if cache is not None:
+                        cache.take_turn(i)
+                        if cache.knows(i):
+                            cache.admit(i, found)
+                            cache.computed(i, have)
+                            blocks += shared
+                            capacity += shared * size
                     if running == slots:
                         break
+                if ranked and running < slots and arrival[head] < until:
+                    stop = arrival[head]
             elif arrival[head] < until:
                 stop = arrival[head]
             steps, served, reads = 1, decodes, kv + decodes
@@ -232,15 +308,19 @@ class Replica(EngineState):
                 if steps > longest:
                     steps = longest
                 if kv + decodes * (steps + size - 1) > capacity:
-                    self._step, self._kv_tokens, self._decodes = step, kv, decodes
+                    self._step, self._kv_tokens, self._decodes, self._blocks = step, kv, decodes, blocks
                     steps = self.fitting_steps(steps)
                     contended = steps == 0
             if contended:
-                self._step, self._kv_tokens, self._decodes = step, kv, decodes
-                self._running, self._partial_blocks = running, held
-                steps, served, reads, tokens, products = 1, *self.serve_in_order(completed)
+                self._step, self._kv_tokens, self._decodes, self._blocks = step, kv, decodes, blocks
+                self._running, self._partial_blocks, self.now = running, held, now
+                steps, served, reads, tokens, products = 1, *self.serve_contended(completed)
                 decodes, kv, running, held = self._decodes, self._kv_tokens, self._running, self._partial_blocks
+                blocks = self._blocks
+                capacity = blocks * size
                 voids = True
+                if not (served or tokens):
+                    continue
             base = d0 + dn * served + dkv * reads
             if tokens or contended:
                 seconds = base + dt * tokens + da * products
@@ -250,6 +330,10 @@ class Replica(EngineState):
                 kv_read += reads
                 kv_seconds += reads * seconds
                 prefill_squared += (seconds - base) * seconds
+                if journal is not None:
+                    number = served + len(completed) + sum([prompt[i] for i in completed if first[i] < 0.0])
+                    if number:
+                        runs += (seconds, 0.0, 1, served, number)
             else:
                 # The first iteration takes `base`, each further one `growth` more.
                 growth = dkv * served
@@ -269,6 +353,8 @@ class Replica(EngineState):
                         steps -= 1
                         pairs -= steps
                         seconds = steps * base + growth * pairs
+                if journal is not None:
+                    runs += (base, growth, steps, served, served)
                 total_reads = steps * reads + served * pairs
                 kv_read += total_reads
                 kv_seconds += base * total_reads + growth * pairs * (reads + served * (2 * steps - 1) / 3.0)
@@ -279,6 +365,9 @@ class Replica(EngineState):
             decode_tokens += gained
             sequence_seconds += served * seconds
             bound = (step + 1) << KEY_BITS
+            if cache is not None and (completed or (ends and ends[0] < bound)):
+                used = kv + sum(map(mul, residues, padding[step % size]))
+                cache.sync(blocks - used // size - held)
             while ends and ends[0] < bound:
                 key = heappop(ends)
                 i = key & KEY_MASK
@@ -289,15 +378,27 @@ class Replica(EngineState):
                     running -= 1
                     kv -= context
                     residues[(context - step) % size] -= 1
+                    if journal is not None:
+                        journal.finished.append((i, now))
+                    if cache is not None:
+                        leaving.append(i)
             if completed:
                 for i in completed:
                     if first[i] < 0.0:
                         first[i] = now
+                        if journal is not None:
+                            journal.first_tokens.append((i, now))
+                    elif journal is not None:
+                        journal.resumed(i, now)
                     context, last = target[i], total[i]
                     held -= (context + size - 1) // size
                     if context == last:
                         finish[i] = now
                         running -= 1
+                        if journal is not None:
+                            journal.finished.append((i, now))
+                        if cache is not None:
+                            leaving.append(i)
                     else:
                         decodes += 1
                         kv += context
@@ -305,6 +406,14 @@ class Replica(EngineState):
                         end[i] = done = step + last - context
                         heappush(ends, done << KEY_BITS | i)
                 completed.clear()
+            if leaving and cache is not None:
+                leaving.sort(key=cache.turn)
+                for i in leaving:
+                    cache.release(i, (total[i] + size - 1) // size)
+                leaving.clear()
+                self._blocks = blocks = config.kv_blocks + cache.surplus
+                capacity = blocks * size
+        self._blocks = blocks
         self.now, self._step, self._head, self._running, self._partial_blocks = now, step, head, running, held
         self._decodes, self._kv_tokens, self.idle_seconds = decodes, kv, idle
         self._prefill_steps, self._prefill_tokens, self._products = prefill_steps, prefill_tokens, all_products
@@ -312,7 +421,7 @@ class Replica(EngineState):
         self._kv_seconds, self._prefill_squared = kv_seconds, prefill_squared
 
 
-def simulate(config: ReplicaConfig, requests: Requests, *, macro_steps: bool = True) -> Outcome:
+def simulate(config: EngineConfig, requests: Requests, *, macro_steps: bool = True) -> Outcome:
     """Serve all requests to the end.
 
     `macro_steps=False` runs every iteration by itself: the same result to rounding, for checks and for comparison.

@@ -1,9 +1,13 @@
-"""Other schedulers that people compare with: Sarathi, vLLM V0, Orca."""
+"""Other schedulers that people compare with: Sarathi, vLLM V0, Orca.
+
+What keeps a request out of an iteration of decodes alone (budget, seats, blocks, which only get fewer) keeps it out of
+those that follow, so that such decisions repeat.
+"""
 
 from dataclasses import dataclass
 
 from wattkeeper.scheduling.greedy import serve_running
-from wattkeeper.scheduling.types import Decision, Draft, PolicyError, Request, View
+from wattkeeper.scheduling.types import UNLIMITED, Decision, Draft, PolicyError, Request, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Sarathi:
             draft.admit(request, count)
             promised += need - limits.blocks(request.hit_tokens + count)
             residents += 1
-        return draft.decision()
+        return draft.decision(repeats=UNLIMITED)
 
 
 def _youngest(view: View, draft: Draft) -> Request:
@@ -85,7 +89,7 @@ class VllmV0:
             draft.admit(request, count)
         if not draft.admitted:
             serve_running(draft, view)
-        return draft.decision()
+        return draft.decision(repeats=UNLIMITED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,4 +117,4 @@ class Orca:
                 break
             draft.admit(request, count)
             reserved += need
-        return draft.decision()
+        return draft.decision(repeats=UNLIMITED)

@@ -7,7 +7,7 @@ resident request gets a token in every iteration, so the memory held at each lat
 from dataclasses import dataclass
 
 from wattkeeper.scheduling.greedy import serve_running
-from wattkeeper.scheduling.types import Decision, Draft, EngineLimits, PolicyError, Request, View
+from wattkeeper.scheduling.types import UNLIMITED, Decision, Draft, EngineLimits, PolicyError, Request, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,20 @@ class McSf:
         limits = view.limits
         # (tokens in memory before the next iteration that yields one, iterations that it still needs)
         courses = [self._course(request) for request in view.running]
+        repeats = UNLIMITED
         for request in sorted(view.waiting, key=lambda each: (self._length(each), each.arrival_seconds)):
             count = request.target_tokens - request.hit_tokens
             course = self._course(request)
             if limits.blocks(sum(course) - 1) > limits.kv_blocks or count > limits.token_budget:
                 raise PolicyError(f"{self.name}: {request.prompt_tokens} prompt tokens and their answer do not fit")
             if count > draft.budget or draft.seats <= 0 or not _lasts([*courses, course], limits):
+                repeats = _lacking(courses, course, limits) if count <= draft.budget and draft.seats > 0 else UNLIMITED
                 break
             draft.admit(request, count)
             courses.append(course)
-        return draft.decision()
+        if len(draft.tokens) < len(view.running):
+            return draft.decision()
+        return draft.decision(repeats=min([repeats, *(left for _, left in courses)]))
 
     def _length(self, request: Request) -> int:
         expected = request.expected_output_tokens
@@ -53,3 +57,17 @@ def _lasts(courses: list[tuple[int, int]], limits: EngineLimits) -> bool:
         if held > limits.kv_blocks:
             return False
     return True
+
+
+def _lacking(courses: list[tuple[int, int]], course: tuple[int, int], limits: EngineLimits) -> int:
+    """For how many iterations memory will not last for a newcomer, where nobody else comes or goes; at least 1.
+
+    The later it comes, the less it holds at a given iteration; how much the others hold then is settled.
+    """
+    tokens, most = course
+    longest = 1
+    for moment in {most, *(left for _, left in courses if left <= most)}:
+        held = sum(limits.blocks(own + moment - 1) for own, left in courses if left >= moment)
+        room = max(0, limits.kv_blocks - held) * limits.block_size
+        longest = max(longest, min(moment, tokens + moment - 1 - room))
+    return longest

@@ -5,12 +5,9 @@ chunk per prompt under way; then waiting ones first come first served while budg
 running request finds no block the last admitted loses its own and is computed again; nothing is admitted then.
 """
 
-import sys
 from dataclasses import dataclass
 
-from wattkeeper.scheduling.types import Decision, Draft, EngineLimits, View
-
-UNLIMITED = sys.maxsize
+from wattkeeper.scheduling.types import UNLIMITED, Decision, Draft, EngineLimits, View
 
 
 def serve_running(draft: Draft, view: View) -> None:
@@ -56,12 +53,16 @@ def greedy(
     most_residents: int = UNLIMITED,
     most_admissions: int = UNLIMITED,
 ) -> Decision:
-    """One iteration of vLLM V1, with limits on requests in service and on admissions per iteration."""
+    """One iteration of vLLM V1, with limits on requests in service and on admissions per iteration.
+
+    Whoever could not be admitted beside decodes alone cannot be in the iterations that follow, because free blocks only
+    get fewer in them: the decision repeats.
+    """
     draft = Draft.of(view, token_budget=token_budget)
     serve_running(draft, view)
     if not draft.preempted:
         admit_waiting(draft, view, most_residents=most_residents, most_admissions=most_admissions)
-    return draft.decision()
+    return draft.decision(repeats=UNLIMITED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from wattkeeper.scheduling import selective
-from wattkeeper.scheduling.types import Decision, Request, View
+from wattkeeper.scheduling.types import UNLIMITED, Decision, Request, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,14 @@ class NestedWait:
         ]
         boundaries = {id(request) for k in range(last) for request in stages[k + 1].get(ends[k], ())}
         victims = selective.youngest_first(view.running, selected)
+        # All run alike until one of them comes to the next segment, where fewer may be taken.
+        together = view.draining and not view.waiting and len(selected) == len(view.running)
+        distances = (ends[k] - answered for k in range(last) for answered, stage in stages[k].items() if stage)
         return selective.compose(
             self.name,
             view,
             selected=selected,
             entering=view.waiting[: self.segments[0].threshold],
             victims=sorted(victims, key=lambda request: id(request) not in boundaries),
+            repeats=min(distances, default=UNLIMITED) if together else 1,
         )

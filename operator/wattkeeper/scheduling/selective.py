@@ -7,13 +7,21 @@ from wattkeeper.scheduling.types import Decision, Draft, PolicyError, Request, V
 
 
 def compose(
-    name: str, view: View, *, selected: Sequence[Request], entering: Iterable[Request], victims: Sequence[Request]
+    name: str,
+    view: View,
+    *,
+    selected: Sequence[Request],
+    entering: Iterable[Request],
+    victims: Sequence[Request],
+    repeats: int = 1,
+    period_seconds: float = 0.0,
 ) -> Decision:
     """One token for each selected resident, and the whole prompts of those that enter while budget and blocks last.
 
     Overflow repair: where a selected resident finds no block, `victims` (not selected, the last to go first) lose
     theirs, then the last of the selected; nobody enters then. Within the conditions of WAIT that never happens. Where
     nothing can run at all everything resident does, so that no choice of thresholds can stop the engine for ever.
+    `repeats` and `period_seconds` are the decision's where all selected run.
     """
     draft = Draft.of(view)
     if any(not request.decoding for request in selected):
@@ -40,7 +48,8 @@ def compose(
             draft.admit(request, count)
     if not draft.tokens and view.running and not draft.preempted:
         serve_running(draft, view)
-    return draft.decision()
+        repeats = 1
+    return draft.decision(repeats=repeats if end == len(draft.tokens) else 1, period_seconds=period_seconds)
 
 
 def youngest_first(residents: Sequence[Request], selected: Sequence[Request]) -> list[Request]:

@@ -6,11 +6,14 @@ can be loaded into an engine.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from wattkeeper.domain.errors import WattkeeperError
+
+UNLIMITED = sys.maxsize
 
 
 class PolicyError(WattkeeperError):
@@ -107,6 +110,14 @@ class Decision:
     """Running requests that lose their KV memory and wait in front, the last of them first."""
     wait_until_seconds: float = math.inf
     """Without tokens: ask again then, or at the next arrival."""
+    repeats: int = 1
+    """So many iterations in a row, this one included, would be decided alike as long as nobody arrives or finishes and
+    blocks last. Above 1 only where nobody is admitted or preempted and all tokens are decodes: an engine that asks each
+    time gets the same answers, a simulator may take the whole run in one step. A lower bound; 1 promises nothing."""
+    period_seconds: float = 0.0
+    """Of a run: its iterations start at least so far apart. Between them the policy would have the engine wait."""
+    repeats_until_seconds: float = math.inf
+    """Of a run: its iterations start before that."""
 
 
 class Policy(Protocol):
@@ -175,6 +186,37 @@ class Draft:
         self.seats += 1
         self.preempted.append(request)
 
-    def decision(self) -> Decision:
-        """What was drafted."""
-        return Decision(tokens=self.tokens, admitted=self.admitted, preempted=self.preempted)
+    @property
+    def steady(self) -> bool:
+        """Whether this is an iteration of decodes alone, in which nobody enters or leaves."""
+        if self.admitted or self.preempted or not self.tokens:
+            return False
+        return all(request.decoding for request, _ in self.tokens)
+
+    def decision(self, *, repeats: int = 1, period_seconds: float = 0.0) -> Decision:
+        """What was drafted; `repeats` counts where it is steady."""
+        return Decision(
+            tokens=self.tokens,
+            admitted=self.admitted,
+            preempted=self.preempted,
+            repeats=repeats if repeats > 1 and self.steady else 1,
+            period_seconds=period_seconds,
+        )
+
+
+def lasting_steps(requests: Sequence[Request], *, blocks: int, block_size: int, most: int) -> int:
+    """How many decode steps of all these requests together so many more blocks allow, at most `most`."""
+    if len(requests) * (-(-most // block_size)) <= blocks:
+        return most
+    # Requests by the steps after which each wants its next block.
+    wants = [0] * block_size
+    for request in requests:
+        wants[-request.computed_tokens % block_size] += 1
+    rounds, left = divmod(blocks, len(requests))
+    steps = rounds * block_size
+    for count in wants:
+        left -= count
+        if left < 0:
+            break
+        steps += 1
+    return min(steps, most)

@@ -4,6 +4,10 @@ A class j is ready once n_j of its requests wait. A batch takes, of every ready 
 at most n_j residents of every stage (tokens answered so far); residents of other classes pause. While thresholds meet
 the conditions of `wattkeeper.queueing.thresholds` no stage ever holds more than n_j residents, so KV memory never
 exceeds sum(n_j w_j) and nothing is evicted.
+
+One request in every stage of a long answer may be more than memory holds. `stride` makes stages coarser, which is ours
+and not the paper's: a launch then is a run of so many iterations, a stage so many tokens. Nobody enters in the middle
+of a launch, so that stages advance together and the invariant holds of coarse stages as it does of single ones.
 """
 
 from collections import defaultdict
@@ -11,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wattkeeper.scheduling import selective
-from wattkeeper.scheduling.types import Decision, PolicyError, Request, View
+from wattkeeper.scheduling.types import UNLIMITED, Decision, PolicyError, Request, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,19 @@ class Wait:
 
     classes: tuple[WaitClass, ...]
     name: str = "wait"
+    stride: int = 1
+    """Iterations of a launch; 1 is the paper's algorithm."""
     _known: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"a launch of {self.stride} iterations serves nobody")
 
     def decide(self, view: View) -> Decision:
         """A batch of the ready classes, or wait."""
+        begun = self.under_way(view)
+        if begun is not None:
+            return begun
         queues, stages = self.sort(view)
         ready = [
             j
@@ -46,14 +59,31 @@ class Wait:
         ]
         return self.launch(view, ready, queues, stages) if ready else Decision()
 
+    def under_way(self, view: View) -> Decision | None:
+        """The next iterations of a launch that has begun and is not at its end; None where there is none."""
+        if self.stride == 1:
+            return None
+        selected = [request for request in view.running if request.generated_tokens % self.stride]
+        if not selected:
+            return None
+        left = {self.stride - request.generated_tokens % self.stride for request in selected}
+        return selective.compose(
+            self.name,
+            view,
+            selected=selected,
+            entering=(),
+            victims=selective.youngest_first(view.running, selected),
+            repeats=min(left),
+        )
+
     def sort(self, view: View) -> tuple[list[list[Request]], list[dict[int, list[Request]]]]:
-        """Per class: who waits, and the residents by tokens answered so far."""
+        """Per class: who waits, and the residents by stage."""
         queues: list[list[Request]] = [[] for _ in self.classes]
         stages: list[dict[int, list[Request]]] = [defaultdict(list) for _ in self.classes]
         for request in view.waiting:
             queues[self._class(request)].append(request)
         for request in view.running:
-            stages[self._class(request)][request.generated_tokens].append(request)
+            stages[self._class(request)][request.generated_tokens // self.stride].append(request)
         return queues, stages
 
     def launch(
@@ -62,17 +92,21 @@ class Wait:
         ready: Sequence[int],
         queues: Sequence[Sequence[Request]],
         stages: Sequence[dict[int, list[Request]]],
+        period_seconds: float = 0.0,
     ) -> Decision:
-        """A batch of these classes."""
+        """A batch of these classes. Where nobody waits and all of them run, no stage catches up with another."""
         selected = [
             request for j in ready for stage in stages[j].values() for request in stage[: self.classes[j].threshold]
         ]
+        together = not view.waiting and len(selected) == sum(len(stage) for j in ready for stage in stages[j].values())
         return selective.compose(
             self.name,
             view,
             selected=selected,
             entering=[request for j in ready for request in queues[j][: self.classes[j].threshold]],
             victims=selective.youngest_first(view.running, selected),
+            repeats=UNLIMITED if together and self.stride == 1 else 1,
+            period_seconds=period_seconds,
         )
 
     def _class(self, request: Request) -> int:

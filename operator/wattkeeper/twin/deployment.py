@@ -299,6 +299,10 @@ class Deployment:
             ready = sum(map(self._is_ready, (*new, *old)))
             standing = [pod for pod in old if self._is_ready(pod)]
             self._remove(standing, ready - (self._desired - unavailable) if self._desired else len(standing))
+            # Fewer are wanted than when the roll-out began: what is above the surge goes, as long as it serves nothing.
+            excess = sum(not pod.draining for pod in self._pods.values()) - self._desired - surge
+            idle = [pod for pod in new if pod.key in self._pods and not pod.draining and not self._is_ready(pod)]
+            self._remove(idle, excess)
             if surge == 0:
                 missing = self._desired - sum(not pod.draining for pod in self._pods.values())
                 for _ in range(missing):

@@ -63,7 +63,6 @@ def _single(lines: list[str], kind: str, name: str, text: str, samples: dict[str
 def vllm_text(replica: Replica, *, model_name: str, profile: VllmProfile = VllmProfile.CURRENT) -> str:
     """The `/metrics` page of one engine."""
     hw, c = replica.hardware, replica.counters
-    c.settle()
     legacy = profile is VllmProfile.LEGACY
     engine = 'engine="0"'
     labels = f'{engine},model_name="{escape(model_name)}"'

@@ -26,6 +26,8 @@ from wattkeeper.twin.routers import LeastOutstanding, PrefixAware, Router
 from wattkeeper.twin.sampling import Group, Thinning, split
 
 ROUTER_PERIOD_SECONDS = 0.25
+SETTLING_SECONDS = 60.0
+"""A new pod is empty, so a router sends it more than its share: so long it is no mirror of others."""
 PodKey = tuple[str, str]
 """(namespace, pod)."""
 
@@ -50,6 +52,8 @@ class Member:
     replica: Replica | None = None
     source: "Member | None" = None
     """The pod that this one mirrors; `replica` is then the other's."""
+    ready_seconds: float = float("inf")
+    """When it began to take requests."""
     deadline_seconds: float = float("inf")
     energy_joules: float = 0.0
     """Per GPU, from scheduling on."""
@@ -88,6 +92,7 @@ class Service:
     retired: list[Replica] = field(init=False, default_factory=list)
     """No longer pods of their own: they finish what they have."""
     _queue: ArrivalQueue = field(init=False)
+    _settled_at: float = field(init=False, default=float("inf"))
 
     def __post_init__(self) -> None:
         if self.simulated_replicas is not None:
@@ -163,14 +168,23 @@ class Service:
     def _mirrors(self, member: Member) -> list[Member]:
         return [other for other in self.members.values() if other.source is member]
 
-    def regroup(self) -> None:
+    def must_regroup(self, now: float) -> bool:
+        """Whether a new pod has become like the others."""
+        return now >= self._settled_at
+
+    def regroup(self, now: float) -> None:
         """Say anew which ready pods are played and which mirror them."""
         most = self.simulated_replicas
+        self._settled_at = float("inf")
         if most is None:
             return
         kinds: dict[object, list[Member]] = {}
         for member in self.ready():
-            kinds.setdefault((member.hardware, member.power), []).append(member)
+            settled = member.ready_seconds + SETTLING_SECONDS
+            if now < settled:
+                self._settled_at = min(self._settled_at, settled)
+            kind = (member.hardware, member.power, settled if now < settled else None)
+            kinds.setdefault(kind, []).append(member)
         groups = []
         for members in kinds.values():
             own = [member for member in members if member.source is None]
@@ -220,7 +234,7 @@ class Fleet:
         """The engine is up: the pod takes requests from now on."""
         member = self.services[service].members[key]
         if member.phase is Phase.STARTING:
-            member.phase = Phase.READY
+            member.phase, member.ready_seconds = Phase.READY, self.now
             member.replica = Replica(member.hardware, now=self.now)
             self._apply_power(member)
             self._regroup = True
@@ -267,8 +281,8 @@ class Fleet:
 
     def _advance(self, until: float) -> None:
         for service in self.services.values():
-            if self._regroup:
-                service.regroup()
+            if self._regroup or service.must_regroup(self.now):
+                service.regroup(self.now)
             self._play(service, until)
         self._regroup = False
         before, self.now = self.now, until

@@ -79,6 +79,14 @@ class ReplicaHardware:
     prefix_caching: bool
     gpu_memory_utilization: float
     cache_dtype: str
+    max_num_active_seqs: int | None = None
+    """Admission limit below `max_num_seqs`; None: none."""
+    max_queued_requests: int | None = None
+    """A request that finds so many waiting is answered with 503; None: all may wait."""
+    priorities: bool = False
+    """Scheduling policy `priority` instead of first come first served."""
+    prefix_block_tokens: int = 512
+    """Tokens that one block id of a request stands for."""
 
     def level_at_most(self, clock_mhz: float | None) -> int:
         """Index of the highest level not above the lock; the lowest where the lock is below all."""
@@ -305,6 +313,7 @@ def replica_hardware(*, model: str, accelerator: str, engine: EngineSettings) ->
         prefix_caching=engine.enable_prefix_caching is not False,
         gpu_memory_utilization=utilization,
         cache_dtype=dtype,
+        max_num_active_seqs=engine.max_num_active_seqs,
     )
 
 

@@ -10,29 +10,34 @@ class Request:
     """One request on its way through a replica. Times in seconds; `cached` prompt tokens may come from the cache."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "computed", "first_token", "generated", "last_token", "output",
-        "preemptions", "prompt", "scheduled", "sequence", "weight",
+        "arrival", "blocks", "cached", "first_token", "last_token", "output", "preemptions", "priority", "prompt",
+        "scheduled", "weight",
     )  # fmt: skip
 
-    def __init__(self, arrival: float, prompt: int, output: int, cached: int = 0, blocks: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        arrival: float,
+        prompt: int,
+        output: int,
+        cached: int = 0,
+        blocks: Sequence[int] = (),
+        priority: int = 0,
+    ) -> None:
         self.arrival = arrival
         self.prompt = prompt
         self.output = output
         self.cached = cached
+        """Where the prompt's blocks are known, what the replica's own cache held."""
         self.blocks = blocks
-        """Ids of the prompt's prefix blocks, for routers that look at them."""
+        """Ids of the prompt's prefix blocks."""
+        self.priority = priority
+        """Lower is served first, where the replica minds priorities."""
         self.weight = 1
         """How many requests of the trace it stands for (see `twin.sampling`)."""
-        self.computed = 0
-        self.generated = 0
         self.preemptions = 0
         self.scheduled = -1.0
         self.first_token = -1.0
         self.last_token = -1.0
-        self.base = 0
-        """While decoding: tokens in the KV cache less the replica's decode step count."""
-        self.sequence = -1
-        """Entry number in the heap of completions; an entry with another number is void."""
 
     @property
     def ttft_seconds(self) -> float:

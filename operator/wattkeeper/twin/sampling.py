@@ -6,7 +6,8 @@ requests of a group are thinned in order of arrival, so that each simulated repl
 each request that is played carries the weight of those that it stands for. Weights are whole numbers that add up to
 the requests that arrived, so nothing is lost by thinning.
 
-A replica that ends is first set apart from those that mirror it: it keeps its requests once, as the real one would
+A new replica is empty and gets more than its share until it is as full as the others: at first it is played itself. A
+replica that ends is first set apart from those that mirror it: it keeps its requests once, as the real one would
 have them, and the others go on with the rest.
 """
 

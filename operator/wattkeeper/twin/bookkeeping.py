@@ -1,0 +1,104 @@
+"""From what a stepper wrote down to the counters of a metrics page: many observations at once, when somebody looks."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from wattkeeper.replica.journal import Journal
+from wattkeeper.twin.counters import EngineCounters, FloatArray
+from wattkeeper.twin.request import FRONT_END_SECONDS, Request
+
+
+class Bookkeeper:
+    """Counters of one engine, and the passages of requests that they do not contain yet."""
+
+    def __init__(self, *, max_model_len: int, prefix_caching: bool) -> None:
+        self.counters = EngineCounters(max_model_len)
+        self._prefix_caching = prefix_caching
+        self._admitted: list[Request] = []
+        self._answered: list[Request] = []
+        self._finished: list[Request] = []
+
+    def follow(self, journal: Journal, requests: list[Request], preemptions: Mapping[int, int]) -> list[Request]:
+        """Write what happened into the requests (by the journal's indices), and return those that are finished."""
+        for i, now, cached in journal.admitted:
+            request = requests[i]
+            request.scheduled = now
+            request.cached = cached
+            self._admitted.append(request)
+        for i, now in journal.first_tokens:
+            request = requests[i]
+            request.first_token = now
+            self._answered.append(request)
+        finished = []
+        for i, now in journal.finished:
+            request = requests[i]
+            request.last_token = now
+            if i in preemptions:
+                request.preemptions = preemptions[i]
+            finished.append(request)
+        self._finished += finished
+        journal.admitted.clear()
+        journal.first_tokens.clear()
+        journal.finished.clear()
+        return finished
+
+    def add_up(self, journal: Journal) -> EngineCounters:
+        """Bring the counters up to date; call `follow` before."""
+        counters = self.counters
+        if journal.iterations:
+            self._add_iterations(np.array(journal.iterations, dtype=np.float64).reshape(-1, 5))
+            journal.iterations.clear()
+        if journal.gaps:
+            counters.inter_token_seconds.observe(np.array(journal.gaps))
+            counters.generation_tokens += len(journal.gaps)
+            journal.gaps.clear()
+        counters.preemptions += journal.preemptions
+        journal.preemptions = 0
+        if self._admitted and self._prefix_caching:
+            counters.prefix_queries += sum([request.prompt for request in self._admitted])
+            counters.prefix_hits += sum([request.cached for request in self._admitted])
+        self._admitted.clear()
+        if self._answered:
+            self._add_answered()
+            self._answered.clear()
+        if self._finished:
+            self._add_finished()
+            self._finished.clear()
+        return counters
+
+    def _add_iterations(self, rows: FloatArray) -> None:
+        first, increment, steps, served, tokens = rows.T
+        counters = self.counters
+        counters.iteration_tokens.observe(tokens, steps)
+        decodes = served > 0.0
+        counters.inter_token_seconds.observe_ramps(first[decodes], increment[decodes], steps[decodes], served[decodes])
+        counters.generation_tokens += int(steps @ served)
+
+    def _add_answered(self) -> None:
+        answered, counters = self._answered, self.counters
+        counters.ttft_seconds.observe(np.array([request.ttft_seconds for request in answered]))
+        counters.prompt_tokens += sum([request.prompt for request in answered])
+        counters.cached_prompt_tokens += sum([request.cached for request in answered])
+        counters.generation_tokens += len(answered)
+
+    def _add_finished(self) -> None:
+        finished, counters = self._finished, self.counters
+        arrival, scheduled, first, last, prompt, output, cached, preemptions = np.array(
+            [
+                (r.arrival, r.scheduled, r.first_token, r.last_token, r.prompt, r.output, r.cached, r.preemptions)
+                for r in finished
+            ],
+            dtype=np.float64,
+        ).T
+        counters.e2e_seconds.observe(last - arrival + FRONT_END_SECONDS)
+        counters.queue_seconds.observe(scheduled - arrival)
+        counters.prefill_seconds.observe(first - scheduled)
+        counters.decode_seconds.observe(last - first)
+        counters.inference_seconds.observe(last - scheduled)
+        counters.time_per_output_token_seconds.observe((last - first) / np.maximum(output - 1.0, 1.0))
+        counters.prompt_lengths.observe(prompt)
+        counters.generation_lengths.observe(output)
+        counters.prefill_computed_lengths.observe(prompt - cached)
+        counters.request_preemptions.observe(preemptions)
+        counters.finished["stop"] += len(finished)
