@@ -214,7 +214,8 @@ class Fleet:
                 ledger.finish(replica.finished)
                 replica.finished.clear()
             if replica.refused:
-                ledger.lose(len(replica.refused), "too_long")
+                for request in replica.refused:
+                    ledger.lose(1, request.refusal)
                 replica.refused.clear()
 
     def _book(self, service: Service, member: Member) -> None:

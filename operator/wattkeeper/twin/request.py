@@ -11,7 +11,7 @@ class Request:
 
     __slots__ = (
         "arrival", "blocks", "cached", "first_token", "last_token", "output", "preemptions", "priority", "prompt",
-        "scheduled",
+        "refusal", "scheduled",
     )  # fmt: skip
 
     def __init__(
@@ -33,6 +33,8 @@ class Request:
         self.priority = priority
         """Lower is served first, where the replica minds priorities."""
         self.preemptions = 0
+        self.refusal = ""
+        """Why it was answered with an error: "too_long" or "queue_full"."""
         self.scheduled = -1.0
         self.first_token = -1.0
         self.last_token = -1.0
