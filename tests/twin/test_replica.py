@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.twin.literal import Job, Literal
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.twin import counters, hardware
+from wattkeeper.twin.exposition import vllm_text
 from wattkeeper.twin.replica import Replica
 from wattkeeper.twin.request import FRONT_END_SECONDS, Request
 
@@ -250,6 +251,10 @@ def test_who_finds_too_many_waiting_is_refused_and_counted():
     replica.run(60.0)
     assert len(replica.finished) + len(replica.refused) == 10
     assert replica.counters.admission_rejections == len(replica.refused) >= 5
+    assert {request.refusal for request in replica.refused} == {"queue_full"}
+    assert 'vllm:admission_rejections_total{model_name="m",reason="max_num_queued_reqs"} 5.0' in vllm_text(
+        replica, model_name="m"
+    )
 
 
 def test_priorities_and_prefix_blocks_reach_the_scheduler():

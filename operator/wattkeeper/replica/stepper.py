@@ -331,7 +331,11 @@ class Replica(ContendedState):
                 kv_seconds += reads * seconds
                 prefill_squared += (seconds - base) * seconds
                 if journal is not None:
-                    number = served + len(completed) + sum([prompt[i] for i in completed if first[i] < 0.0])
+                    # As vLLM counts: whole prompts, cached tokens included, when they are done; else nothing of them.
+                    number = served + len(completed)
+                    for i in completed:
+                        if first[i] < 0.0:
+                            number += prompt[i]
                     if number:
                         runs += (seconds, 0.0, 1, served, number)
             else:

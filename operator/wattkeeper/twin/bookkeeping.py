@@ -73,7 +73,7 @@ class Bookkeeper:
         counters.iteration_tokens.observe(tokens, steps)
         decodes = served > 0.0
         counters.inter_token_seconds.observe_ramps(first[decodes], increment[decodes], steps[decodes], served[decodes])
-        counters.generation_tokens += int(steps @ served)
+        counters.generation_tokens += int((steps * served).sum())
 
     def _add_answered(self) -> None:
         answered, counters = self._answered, self.counters

@@ -53,7 +53,7 @@ class BucketCounts:
     def observe(self, values: FloatArray, times: FloatArray | None = None) -> None:
         """Count values of shape (N,), each the given number of times (None: once)."""
         self._add(np.searchsorted(self.bounds, values), times)
-        self.total += float(values.sum() if times is None else values @ times)
+        self.total += float(values.sum() if times is None else (values * times).sum())
 
     def observe_ramps(self, first: FloatArray, increment: FloatArray, steps: FloatArray, times: FloatArray) -> None:
         """Count `first + j * increment` for j = 0 .. steps - 1, each so many times; shapes (N,), none negative."""
@@ -61,14 +61,16 @@ class BucketCounts:
         high = np.searchsorted(self.bounds, first + increment * (steps - 1.0))
         within = low == high
         self._add(low[within], (steps * times)[within])
-        for row in np.flatnonzero(~within):
-            at_or_below = 0.0
-            for bucket in range(low[row], high[row]):
-                upto = min(np.floor((self.bounds[bucket] - first[row]) / increment[row]) + 1.0, steps[row])
-                self.counts[bucket] += int(times[row] * (upto - at_or_below))
-                at_or_below = upto
-            self.counts[high[row]] += int(times[row] * (steps[row] - at_or_below))
-        self.total += float(times @ (steps * first + increment * (steps * (steps - 1.0) / 2.0)))
+        across = ~within
+        if across.any():
+            start, growth, number, weight = first[across], increment[across], steps[across], times[across]
+            counted = np.zeros(len(start))
+            for bucket in range(int(low[across].min()), int(high[across].max())):
+                at_or_below = np.clip(np.floor((self.bounds[bucket] - start) / growth) + 1.0, 0.0, number)
+                self.counts[bucket] += int((weight * (at_or_below - counted)).sum())
+                counted = at_or_below
+            self.counts[int(high[across].max())] += int((weight * (number - counted)).sum())
+        self.total += float((times * (steps * first + increment * (steps * (steps - 1.0) / 2.0))).sum())
 
     def _add(self, buckets: npt.NDArray[np.intp], times: FloatArray | None) -> None:
         for bucket, more in enumerate(np.bincount(buckets, weights=times).tolist()):

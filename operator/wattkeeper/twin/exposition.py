@@ -99,6 +99,15 @@ def vllm_text(replica: Replica, *, model_name: str, profile: VllmProfile = VllmP
     counter(f"{prefix}_queries", "Prefix cache queries, in number of queried tokens.", c.prefix_queries)
     counter(f"{prefix}_hits", "Prefix cache hits, in number of cached tokens.", c.prefix_hits)
     counter("num_preemptions", "Cumulative number of preemptions from the engine.", c.preemptions)
+    if hw.max_queued_requests is not None and not legacy:
+        rejected = f'model_name="{escape(model_name)}",reason="max_num_queued_reqs"'
+        _single(
+            lines,
+            "counter",
+            "vllm:admission_rejections_total",
+            "Requests rejected because too many waited.",
+            {rejected: c.admission_rejections},
+        )
     counter("prompt_tokens", "Number of prefill tokens processed.", c.prompt_tokens)
     counter("generation_tokens", "Number of generation tokens processed.", c.generation_tokens)
     if not legacy:

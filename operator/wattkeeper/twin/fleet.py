@@ -330,7 +330,8 @@ class Fleet:
                 ledger.finish(replica.finished)
                 replica.finished.clear()
             if replica.refused:
-                ledger.lose(sum(request.weight for request in replica.refused), "too_long")
+                for request in replica.refused:
+                    ledger.lose(request.weight, request.refusal)
                 replica.refused.clear()
         if service.retired:
             service.retired = [replica for replica in service.retired if replica.outstanding]

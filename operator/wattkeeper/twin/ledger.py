@@ -51,7 +51,7 @@ class Ledger:
         self.slo = slo
         self.arrived = 0
         self.lost = 0
-        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "grace_over": 0, "pod_ended": 0}
+        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "queue_full": 0, "grace_over": 0, "pod_ended": 0}
         self.met = 0
         self.prompt_tokens = 0
         self.output_tokens = 0

@@ -189,6 +189,7 @@ class Replica:
 
     def _refuse(self, request: Request) -> None:
         self._books.counters.finished["error"] += 1
+        request.refusal = "too_long"
         self.refused.append(request)
 
     # Time
@@ -265,7 +266,9 @@ class Replica:
         self.finished += finished
         refused = engine.take_refused()
         self._books.counters.admission_rejections += len(refused)
-        self.refused += [requests[i] for i in refused]
+        for i in refused:
+            requests[i].refusal = "queue_full"
+            self.refused.append(requests[i])
         self._old += len(finished)
         if self._old > _OLD_REQUESTS:
             del requests[: engine.forget_finished()]

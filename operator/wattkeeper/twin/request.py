@@ -11,7 +11,7 @@ class Request:
 
     __slots__ = (
         "arrival", "blocks", "cached", "first_token", "last_token", "output", "preemptions", "priority", "prompt",
-        "scheduled", "weight",
+        "refusal", "scheduled", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +35,8 @@ class Request:
         self.weight = 1
         """How many requests of the trace it stands for (see `twin.sampling`)."""
         self.preemptions = 0
+        self.refusal = ""
+        """Why it was answered with an error: "too_long" or "queue_full"."""
         self.scheduled = -1.0
         self.first_token = -1.0
         self.last_token = -1.0
