@@ -193,7 +193,7 @@ class Service:
                 self._settled_at = min(self._settled_at, settled)
             kind = (member.hardware, member.power, settled if now < settled else None)
             kinds.setdefault(kind, []).append(member)
-        groups = []
+        played: list[tuple[int, list[Member]]] = []
         for members in kinds.values():
             own = [member for member in members if member.source is None]
             for member in members:
@@ -212,8 +212,12 @@ class Service:
             for index, member in enumerate(mirrors):
                 member.source = own[index % len(own)]
                 member.replica = member.source.replica
-            replicas = [member.replica for member in own if member.replica is not None]
-            groups.append(Group(pods=len(members), replicas=replicas))
+            played.append((len(members), own))
+        # Only now: setting a pod apart may give the one that it mirrored another replica.
+        groups = [
+            Group(pods=pods, replicas=[member.replica for member in own if member.replica is not None])
+            for pods, own in played
+        ]
         self.thinning.regroup(groups)
 
 

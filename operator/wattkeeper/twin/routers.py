@@ -78,7 +78,7 @@ class LeastKv:
 class PrefixAware:
     """The replica that was sent the longest prefix, unless it is overloaded; without a prefix the least loaded.
 
-    Sets `Request.cached` to the hit that it counts on. Requests carry `blocks`, of `block_tokens` tokens each.
+    Requests carry `blocks`, of `block_tokens` tokens each. What is really hit, the replica's own cache says.
     """
 
     def __init__(self, *, block_tokens: int, overload: int = 16) -> None:
@@ -101,7 +101,6 @@ class PrefixAware:
                 found = self._hits(replica, request)
                 if found > hits and load[replica] <= load[least] + self._overload:
                     chosen, hits = replica, found
-            request.cached = min(hits * self._block_tokens, request.prompt)
             chosen.submit((request,))
             load[chosen] += 1
             last[chosen] = next(self._turn)
