@@ -89,7 +89,7 @@ def test_the_headline_names_the_best_other_policy_at_the_goal(report):
     (line,) = html.headline(report)
     assert line.startswith(f"{TRACE}: ")
     assert "of the GPU energy of static-peak" in line
-    assert "the best other policy at the goal" in line
+    assert "the best rival at the goal" in line
     assert html.headline(replace(report, runs=report.of("static-peak"))) == ()
 
 

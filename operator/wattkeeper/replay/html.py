@@ -66,7 +66,7 @@ def embedded(picture: Path) -> str:
 
 
 def headline(report: ReplayReport) -> tuple[str, ...]:
-    """One sentence per trace: what Wattkeeper did, beside the best of the others at the goal."""
+    """One sentence per trace: what Wattkeeper did, beside the best rival at the goal."""
     lines = []
     for facts in report.traces:
         rows = table.rows(report, facts.name)
@@ -78,11 +78,12 @@ def headline(report: ReplayReport) -> tuple[str, ...]:
             f"{ours.attainment.text(digits=2)} % of all requests within the SLO"
         )
         line += "" if ours.reached else ", which is below the goal"
-        others = [row for row in rows if row.policy != OURS and row.reached and row.saved is not None]
+        rivals = [row for row in rows if not row.policy.startswith(OURS)]
+        others = [row for row in rivals if row.reached and row.saved is not None]
         if others:
             best = min(others, key=lambda row: row.energy_kwh)
             if best.saved is not None:
-                line += f"; the best other policy at the goal, {best.policy}, saved {best.saved.text()} %"
+                line += f"; the best rival at the goal, {best.policy}, saved {best.saved.text()} %"
         lines.append(line + ".")
     return tuple(lines)
 
