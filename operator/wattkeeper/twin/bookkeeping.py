@@ -77,20 +77,23 @@ class Bookkeeper:
 
     def _add_answered(self) -> None:
         answered, counters = self._answered, self.counters
-        counters.ttft_seconds.observe(np.array([request.ttft_seconds for request in answered]))
+        counters.ttft_seconds.observe(
+            np.array([request.first_token - request.arrival + FRONT_END_SECONDS for request in answered])
+        )
         counters.prompt_tokens += sum([request.prompt for request in answered])
         counters.cached_prompt_tokens += sum([request.cached for request in answered])
         counters.generation_tokens += len(answered)
 
     def _add_finished(self) -> None:
         finished, counters = self._finished, self.counters
-        arrival, scheduled, first, last, prompt, output, cached, preemptions = np.array(
-            [
-                (r.arrival, r.scheduled, r.first_token, r.last_token, r.prompt, r.output, r.cached, r.preemptions)
-                for r in finished
-            ],
-            dtype=np.float64,
-        ).T
+        arrival = np.array([request.arrival for request in finished])
+        scheduled = np.array([request.scheduled for request in finished])
+        first = np.array([request.first_token for request in finished])
+        last = np.array([request.last_token for request in finished])
+        prompt = np.array([request.prompt for request in finished], dtype=np.float64)
+        output = np.array([request.output for request in finished], dtype=np.float64)
+        cached = np.array([request.cached for request in finished], dtype=np.float64)
+        preemptions = np.array([request.preemptions for request in finished], dtype=np.float64)
         counters.e2e_seconds.observe(last - arrival + FRONT_END_SECONDS)
         counters.queue_seconds.observe(scheduled - arrival)
         counters.prefill_seconds.observe(first - scheduled)
