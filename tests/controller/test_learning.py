@@ -23,7 +23,8 @@ from wattkeeper.physics.profile import Provenance
 from wattkeeper.telemetry import assemble, promql
 from wattkeeper.telemetry.assemble import Sample
 from wattkeeper.telemetry.exposition import ExpositionReader, wanted_names
-from wattkeeper.telemetry.scrape import ScrapeSource, ScrapeTarget
+from wattkeeper.telemetry.pages import ScrapeTarget
+from wattkeeper.telemetry.scrape import ScrapeSource
 from wattkeeper.telemetry.source import Snapshot
 from wattkeeper.twin.exposition import VllmProfile, vllm_text
 

@@ -180,7 +180,7 @@ def test_caps_of_an_operator_that_was_away_for_long_are_not_taken_for_set(quiet)
 
 def test_a_power_cap_kind_that_is_not_served_is_told(quiet):
     world = quiet
-    world.operator.cache._watched.pop(cache.POWER_CAPS)
+    world.operator.cache.shelves.pop(cache.POWER_CAPS)
     go_on(world)
     assert world.said("PowerEnforced") == ("False", "CrdNotInstalled")
     assert "crds/" in world.condition("PowerEnforced")["message"]

@@ -155,7 +155,7 @@ def test_static_fleet_is_the_smallest_that_holds(played):
 def test_recorded_traffic(tmp_path):
     path = tmp_path / "rates.csv"
     path.write_text("t_s,rate_rps\n0,2\n1800,4\n")
-    trace = scenario.recorded(path, seed=1, hours=0.5, rate_scale=2.0)
+    trace = scenario.recorded(str(path), seed=1, hours=0.5, rate_scale=2.0)
     assert len(trace) == pytest.approx(6 * 1800, rel=0.1)
     with pytest.raises(WattkeeperError, match="choose one of code, conversation"):
         scenario.shipped_day(traffic="x", seed=1, hours=1)

@@ -72,6 +72,7 @@ def operator(stack: Fleets) -> str:
         name = f"operator-{next(_turn)}"
         stack.start_operator(name)
     wait_capped(stack)
+    stack.wait_condition(stack.steady, "MetricsAvailable", "True")
     return name
 
 
@@ -104,6 +105,7 @@ def test_kubectl_shows_the_fleet_at_a_glance(stack: Fleets, operator: str) -> No
 
     where = f"--namespace={stack.steady}"
     stack.wait(lambda: row("wis", where)["J/TOK"], "a measured energy per token", timeout_seconds=90)
+    stack.wait_condition(stack.steady, "Ready", "True")
     service_row = row("wis", where)
     assert " ".join(service_row) == ("NAME TARGET MODE QPS TTFT TPOT REPLICAS PLAN CAP J/TOK SAVED% READY AGE")
     assert (service_row["TARGET"], service_row["MODE"], service_row["READY"]) == ("chat", "Enforce", "True")
@@ -141,7 +143,7 @@ def test_prometheus_dies_and_returns(stack: Fleets, operator: str) -> None:
     died = time.monotonic()
     try:
         _, reason, message = stack.wait_condition(stack.steady, "MetricsAvailable", "False", timeout_seconds=30)
-        assert reason in ("MetricsUnreachable", "MetricsStale")
+        assert reason in ("MetricsUnreachable", "MetricsStale"), message
         assert message
         wait_full_power(stack, timeout_seconds=MAX_AGE_SECONDS + 15)
         assert time.monotonic() - died >= MAX_AGE_SECONDS - 1, "limits were lifted before the metrics were too old"

@@ -10,9 +10,10 @@ from wattkeeper.domain.observation import EngineCounters
 from wattkeeper.telemetry import aliases
 from wattkeeper.telemetry.engine import engine_counters
 from wattkeeper.telemetry.exposition import ExpositionReader, wanted_names
+from wattkeeper.telemetry.pages import ScrapeTarget
 from wattkeeper.telemetry.prometheus import PrometheusSettings, PrometheusSource
 from wattkeeper.telemetry.promql import QuerySettings, engine_queries
-from wattkeeper.telemetry.scrape import ScrapeSource, ScrapeTarget
+from wattkeeper.telemetry.scrape import ScrapeSource
 
 ITERATION = pages.histogram("vllm:iteration_tokens_total", 'engine="0"', [(80.0, 50), (600.0, 10)], (100.0, 1000.0))
 

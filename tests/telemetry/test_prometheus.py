@@ -206,6 +206,25 @@ def test_lengths_are_asked_less_often():
     assert asked.count("running") == 5
 
 
+def test_one_failed_scrape_leaves_what_the_pod_last_said_and_its_age_grows():
+    scraped = True
+
+    def answer(path, headers):
+        return healthy(NAMES[query_of(path)]) if scraped else EMPTY
+
+    with Server(answer) as server:
+        source = PrometheusSource(PrometheusSettings(url=server.url))
+        source.collect(1000.0)
+        scraped = False
+        for now, age in ((1015.0, 22.0), (1030.0, 37.0), (1300.0, 307.0)):
+            reading = source.collect(now).pods["team", "chat-0"]
+            assert (reading.running, reading.age_seconds) == (2, age)
+        assert source.collect(1301.0).pods == {}
+        scraped = True
+        assert source.collect(1315.0).pods["team", "chat-0"].age_seconds == 7
+        source.close()
+
+
 def gpu(pod=None, **more):
     labels = {"UUID": "GPU-1", "Hostname": "node-1", "namespace": "monitoring", "pod": "dcgm-x", **more}
     return labels | ({"exported_pod": pod, "exported_namespace": "team"} if pod else {})

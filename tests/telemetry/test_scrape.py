@@ -7,7 +7,8 @@ import pytest
 from tests.telemetry import pages
 from tests.telemetry.servers import Server
 from wattkeeper.domain.errors import TelemetryError
-from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource, ScrapeTarget
+from wattkeeper.telemetry.pages import ScrapeTarget
+from wattkeeper.telemetry.scrape import ScrapeSettings, ScrapeSource
 
 
 class Cluster:

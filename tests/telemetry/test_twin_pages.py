@@ -7,7 +7,8 @@ from tests.twin.test_replica import small_hardware
 from wattkeeper.domain.observation import MetricsState
 from wattkeeper.domain.plan import LatencyTarget, Slo
 from wattkeeper.telemetry.observe import observe
-from wattkeeper.telemetry.scrape import ScrapeSource, ScrapeTarget
+from wattkeeper.telemetry.pages import ScrapeTarget
+from wattkeeper.telemetry.scrape import ScrapeSource
 from wattkeeper.twin.exposition import GpuSample, VllmProfile, dcgm_text, vllm_text
 from wattkeeper.twin.replica import Replica, Request
 

@@ -27,7 +27,7 @@ def write(tmp_path, text, name="trace.csv"):
 
 def test_azure_times_count_from_the_first_request(tmp_path):
     trace = formats.load(write(tmp_path, AZURE))
-    assert [a[1:] for a in trace.arrivals()] == [(374, 44, 0), (396, 109, 0)]
+    assert [a[1:] for a in trace.arrivals()] == [(374, 44, 0, ()), (396, 109, 0, ())]
     assert trace.times_seconds == pytest.approx([0.0, 4.314579])
 
 
@@ -83,7 +83,7 @@ def test_missing_and_binary_files(tmp_path):
     with pytest.raises(TraceError, match="No such file"):
         formats.load(tmp_path / "none.csv")
     (tmp_path / "x.gz").write_bytes(b"\x1f\x8b\x00\xff\xfe")
-    with pytest.raises(TraceError, match="unpack"):
+    with pytest.raises(TraceError, match=r"after line 0 .*it is cut off or broken"):
         formats.load(tmp_path / "x.gz")
 
 
@@ -162,7 +162,7 @@ def test_the_same_requests_in_every_table(tmp_path):
     }
     found = {name: formats.load(write(tmp_path, text, name)) for name, text in tables.items()}
     for trace in found.values():
-        assert [tuple(arrival) for arrival in trace.arrivals()] == [(0.0, 7, 8, 0), (1.5, 9, 3, 0)]
+        assert [tuple(arrival)[:4] for arrival in trace.arrivals()] == [(0.0, 7, 8, 0), (1.5, 9, 3, 0)]
     assert found["burst"].repairs == ("1 requests that failed (0 response tokens), left out",)
     assert found["own"].repairs == ("1 requests out of order, sorted",)
 

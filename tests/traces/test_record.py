@@ -17,9 +17,9 @@ from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.promql import QuerySettings
 from wattkeeper.traces import history
-from wattkeeper.traces.history import Gaps
 from wattkeeper.traces.record import record
 from wattkeeper.traces.trace import TraceError
+from wattkeeper.traces.windows import Gaps
 
 WINDOW, SCRAPE = 300, 30
 END = 1_700_000_400
@@ -59,6 +59,8 @@ class FakePrometheus:
         query = form["query"]
         start, end, step = (float(form[name]) for name in ("start", "end", "step"))
         steps = [start + index * step for index in range(round((end - start) / step) + 1)]
+        if "rate(" not in query and "resets(" not in query:
+            return self.counters(steps)
         if "tokens_bucket" in query:
             parts = {**BOUNDS, "sum": 150.0}
         elif "hits" in query:
@@ -75,6 +77,15 @@ class FakePrometheus:
                     values.append([at, text])
             if values:
                 result.append({"metric": {"le": bound} if bound else {}, "values": values})
+        return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
+
+    def counters(self, steps):
+        values = [
+            [at, str(float(round(self.pods * self.counter(max(known), 1.0))))]
+            for at in steps
+            if (known := [each for each in self.scrapes if at - WINDOW < each <= at])
+        ]
+        result = [{"metric": {}, "values": values}] if values else []
         return 200, json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
 
     def __enter__(self):
@@ -122,6 +133,7 @@ def test_rates_lengths_and_hits_come_back():
         assert window.requests_per_second == pytest.approx(4.0)
         assert window.prompt.mean == pytest.approx(150.0, rel=1e-3)
         assert window.prefix_hit_ratio == pytest.approx(0.3)
+        assert window.dispersion == pytest.approx(0.0, abs=0.01)
     trace = found.requests(seed=1)
     assert len(trace) == pytest.approx(4.0 * 8 * WINDOW, rel=0.05)
     assert trace.prompt_tokens.mean() == pytest.approx(150.0, rel=0.05)
@@ -146,6 +158,18 @@ def test_a_counter_that_begins_anew_is_no_negative_rate():
     assert min(rates) > 3.5
     assert max(rates) < 4.01
     assert [window.restarts for window in found.windows] == [0, 0, 0, 0, 2, 0, 0, 0]
+    assert [window.dispersion is None for window in found.windows] == [index == 4 for index in range(8)]
+
+
+def test_how_bursty_minutes_were_is_recorded(monkeypatch):
+    rng = np.random.default_rng(5)
+    grown = np.cumsum(10.0 * rng.poisson(6.0, 8 * WINDOW // 60 + 1))
+    with FakePrometheus() as fake:
+        monkeypatch.setattr(fake, "counter", lambda at, share: share * grown[(at - fake.start) // 60])
+        found = fake.record()
+    indices = [window.dispersion for window in found.windows]
+    # Batches of ten requests on each of two pods: counts vary twenty times as much as Poisson ones.
+    assert np.mean(indices) == pytest.approx(20.0, rel=0.5)
 
 
 def test_files_read_back(tmp_path):

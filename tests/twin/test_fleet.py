@@ -130,7 +130,7 @@ def test_draining_finishes_or_loses():
         fleet.advance(80.0)
         service = fleet.services["chat"]
         assert not service.members
-        assert (service.ledger.lost_by_reason["pod_ended"] > 0) is lost
+        assert (service.ledger.lost_by_reason["grace_over"] > 0) is lost
         attainment = service.ledger.attainment()
         assert attainment.unfinished == 0
         assert attainment.share < 1.0

@@ -124,7 +124,7 @@ def test_pods_start_serve_and_drain_as_the_api_says(api, twin):
     wait_for(lambda: member(twin) is None)
     assert 'pod="chat-1"' not in twin.node_text("node-a")
     ledger = twin.fleet.services["ml/chat"].ledger
-    assert ledger.lost_by_reason["pod_ended"] == 0
+    assert ledger.lost_by_reason["pod_ended"] == ledger.lost_by_reason["grace_over"] == 0
     assert f'outcome="arrived"}} {ledger.arrived}' in twin.own_text()
 
 

@@ -1,4 +1,4 @@
-"""`wattkeeper bench`: how the operator itself behaves at a size."""
+"""`wattkeeper bench`: how the operator itself behaves at a size, and how fast its simulators are."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattkeeper.cli import bench_twin, bench_vidur
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
@@ -123,6 +124,10 @@ def sla(
     else:
         Console().print(benchmark.table(costs))
         Console().print(benchmark.speed_table(speeds))
+
+
+_commands.command()(bench_vidur.vidur)
+_commands.command()(bench_twin.twin)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattkeeper.domain.data_files import DATA_VARIABLE
 from wattkeeper.domain.errors import WattkeeperError
 
 DEFAULT_WALL_SECONDS = 200.0
@@ -14,9 +15,10 @@ DEFAULT_WALL_SECONDS = 200.0
 
 def demo(
     trace: Annotated[
-        Path | None,
-        typer.Option(help="Play this instead: Azure CSV, Mooncake JSON lines, or a rate series.", exists=True),
+        str | None,
+        typer.Option(help="Play this instead: FILE[:OPTION=VALUE,...], a public trace, a generator (docs/traces.md)."),
     ] = None,
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public data.")] = None,
     traffic: Annotated[str, typer.Option(help="Recorded day to play: code or conversation.")] = "code",
     hours: Annotated[float, typer.Option(min=0.5, max=168, help="How much of it; shorter traces are repeated.")] = 24.0,
     speed: Annotated[
@@ -37,11 +39,15 @@ def demo(
             requests = scenario.shipped_day(traffic=traffic, seed=seed, hours=hours)
             source = f"a recorded weekday of {traffic} requests (Azure 2024 rates, 2023 lengths), scaled down"
         else:
-            requests = scenario.recorded(trace, seed=seed, hours=hours, rate_scale=rate_scale)
-            source = trace.name
+            requests = scenario.recorded(trace, seed=seed, hours=hours, rate_scale=rate_scale, data=data)
+            source = Path(trace).name
+        for note in requests.repairs:
+            console.print(f"Note: {note}.", highlight=False)
         console.print(f"{len(requests):,} requests in {hours:g} h. Sizing the static fleet ...", highlight=False)
         played = scenario.build(
-            trace=requests, title=f"Wattkeeper demo: {hours:g} h of {trace.name if trace else traffic}", source=source
+            trace=requests,
+            title=f"Wattkeeper demo: {hours:g} h of {Path(trace).name if trace else traffic}",
+            source=source,
         )
         console.print(
             f"A static fleet needs {played.replicas} replicas. Starting API, fleet and operator ...", highlight=False

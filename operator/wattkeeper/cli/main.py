@@ -14,6 +14,7 @@ from wattkeeper.cli import (
     explain,
     fit,
     reference,
+    replay,
     reproduce,
     run,
     traces,
@@ -48,6 +49,7 @@ evaluate.register(app)
 explain.register(app)
 fit.register(app)
 reference.register(app)
+replay.register(app)
 reproduce.register(app)
 run.register(app)
 traces.register(app)

@@ -26,39 +26,36 @@ def list_sources(data: _Data = None) -> None:
 
 @explained
 def show(
-    trace: Annotated[str, typer.Argument(help="A file, or a name that `wattkeeper traces list` prints.")],
+    trace: Annotated[str, typer.Argument(help="A file, a name that `wattkeeper traces list` prints, or a generator.")],
     data: _Data = None,
     picture: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
-    seed: Annotated[int, typer.Option(help="Of requests that are drawn from rates.")] = 0,
-    hours: Annotated[float, typer.Option(min=0.01, help="Of ServeGen: so much from its beginning.")] = 1.0,
 ) -> None:
-    """Say what a trace looks like: rate, burstiness at several windows, lengths, prefix hits."""
-    from wattkeeper.traces import formats, history, sources, summary
-    from wattkeeper.traces.servegen import ServeGen
-    from wattkeeper.traces.trace import Lengths, RateSeries, Trace
+    """Say what traffic looks like: rate, burstiness at several windows, lengths, prefix hits.
 
-    path = Path(trace)
-    loaded: sources.Loaded
-    if not path.is_file():
-        loaded = sources.load(sources.find(trace), data_folder(data))
-    elif history.recorded(path):
-        loaded = history.read(path).requests(seed=seed)
-    else:
-        loaded = formats.read(path)
-    if isinstance(loaded, ServeGen):
-        loaded = loaded.requests(seed=seed, seconds=hours * 3600.0)
-    if isinstance(loaded, RateSeries):
-        typer.echo(f"rates only   mean {loaded.mean:.4g}/s, peak {loaded.peak:.4g}/s, {loaded.times_seconds[-1]:.0f} s")
-    elif isinstance(loaded, Lengths):
-        mean = f"{loaded.prompt_tokens.mean():.1f} and {loaded.output_tokens.mean():.1f}"
-        typer.echo(f"lengths only {len(loaded.prompt_tokens)} pairs, mean prompt and answer {mean} tokens")
-    else:
-        for line in summary.lines(summary.summarise(loaded)):
-            typer.echo(line)
-    if picture is not None:
-        if not isinstance(loaded, Trace):
+    TRACE is WHAT[:OPTION=VALUE,...] as in docs/traces.md, such as requests.csv:from=1h,until=2h or
+    poisson:rate=5,for=1h,lengths=512/128. Rates and lengths alone are shown as such.
+    """
+    from wattkeeper.traces import build, summary
+    from wattkeeper.traces.spec import TraceSpec
+    from wattkeeper.traces.trace import Lengths, RateSeries
+
+    spec = TraceSpec.parse(trace)
+    folder = None if data is None else data_folder(data)
+    bare = None if spec.generated or spec.lengths is not None else build.read(spec.what, folder)
+    if isinstance(bare, RateSeries | Lengths):
+        if picture is not None:
             raise WattkeeperError(f"{trace} holds no requests, so there is no picture of it: leave --picture out")
-        summary.draw(loaded, picture, title=path.name)
+        if isinstance(bare, RateSeries):
+            typer.echo(f"rates only   mean {bare.mean:.4g}/s, peak {bare.peak:.4g}/s, {bare.times_seconds[-1]:.0f} s")
+        else:
+            mean = f"{bare.prompt_tokens.mean():.1f} and {bare.output_tokens.mean():.1f}"
+            typer.echo(f"lengths only {len(bare.prompt_tokens)} pairs, mean prompt and answer {mean} tokens")
+        return
+    found = build.build(spec, data=folder)
+    for line in summary.lines(summary.summarise(found)):
+        typer.echo(line)
+    if picture is not None:
+        summary.draw(found, picture, title=trace if len(trace) < 50 else spec.what)
         typer.echo(f"wrote {picture}", err=True)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattkeeper.domain.data_files import DATA_VARIABLE
 from wattkeeper.domain.errors import WattkeeperError
 
 
@@ -15,9 +16,10 @@ def twin(
     deployment: Annotated[list[str], typer.Option(help="Deployment to simulate, as namespace/name; repeat for more.")],
     model: Annotated[str, typer.Option(help="Model that they serve.")],
     trace: Annotated[
-        Path | None,
-        typer.Option(help="Traffic: Azure CSV, Mooncake JSON lines, or a rate series.", exists=True),
+        str | None,
+        typer.Option(help="Traffic: FILE[:OPTION=VALUE,...], a public trace or a generator (docs/traces.md)."),
     ] = None,
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public data.")] = None,
     rate: Annotated[float, typer.Option(min=0.0, help="Without --trace: requests per second, at all times.")] = 1.0,
     rate_scale: Annotated[float, typer.Option(min=0.001, help="Multiply the rate of --trace.")] = 1.0,
     hours: Annotated[float, typer.Option(min=0.01, help="Length of the traffic; shorter traces are repeated.")] = 24.0,
@@ -53,7 +55,9 @@ def twin(
         services = []
         for index, name in enumerate(deployment):
             if trace is not None:
-                traffic = scenario.recorded(trace, seed=seed + index, hours=hours, rate_scale=rate_scale)
+                traffic = scenario.recorded(trace, seed=seed + index, hours=hours, rate_scale=rate_scale, data=data)
+                for note in traffic.repairs:
+                    console.print(f"{name}: {note}.", highlight=False)
             else:
                 traffic = scenario.steady(rate=rate, seed=seed + index, hours=hours)
             profile = VllmProfile.LEGACY if legacy_names else VllmProfile.CURRENT

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import urllib3
 from kubernetes.client.exceptions import ApiException
@@ -69,6 +69,23 @@ AUTOSCALERS = Kind(plural="horizontalpodautoscalers", group="autoscaling", versi
 SCALED_OBJECTS = Kind(plural="scaledobjects", group="keda.sh", version="v1alpha1", optional=True)
 
 KINDS = (SERVICES, PROFILES, POWER_CAPS, DEPLOYMENTS, STATEFUL_SETS, PODS, NODES, AUTOSCALERS, SCALED_OBJECTS)
+
+
+class Shelf(Protocol):
+    """The objects of one kind, however they come."""
+
+    @property
+    def version(self) -> int:
+        """Changes with every change of an object."""
+        ...
+
+    def objects(self) -> list[Object]:
+        """All of them; not to be changed by callers."""
+        ...
+
+    def get(self, namespace: str | None, name: str) -> Object | None:
+        """One of them."""
+        ...
 
 
 class _Watched:
@@ -150,6 +167,8 @@ class ClusterCache:
     kube: Kube
     namespaces: tuple[str, ...] = ()
     """Empty: all."""
+    shelves: dict[Kind, Shelf] = field(default_factory=dict)
+    """Filled by `start` with what is watched. A simulation puts its own objects here and starts nothing."""
     _watched: dict[Kind, _Watched] = field(default_factory=dict)
     _pod_index: dict[tuple[str, str, str], list[Object]] = field(default_factory=dict)
     _pod_version: int = -1
@@ -163,7 +182,7 @@ class ClusterCache:
         logging.getLogger("kubernetes.informer").setLevel(logging.CRITICAL)
         for kind in KINDS:
             if self._served(kind):
-                self._watched[kind] = _Watched(self.kube, kind, self.namespaces)
+                self.shelves[kind] = self._watched[kind] = _Watched(self.kube, kind, self.namespaces)
                 for informer in self._watched[kind].informers:
                     informer.start()
         deadline = time.monotonic() + timeout_seconds
@@ -210,17 +229,17 @@ class ClusterCache:
 
     def watches(self, kind: Kind) -> bool:
         """True where the kind is served and readable."""
-        return kind in self._watched
+        return kind in self.shelves
 
     def objects(self, kind: Kind) -> list[Object]:
         """All objects of a kind; none where it is not watched."""
-        watched = self._watched.get(kind)
-        return watched.objects() if watched is not None else []
+        shelf = self.shelves.get(kind)
+        return shelf.objects() if shelf is not None else []
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """One object; None where it does not exist."""
-        watched = self._watched.get(kind)
-        return watched.get(namespace, name) if watched is not None else None
+        shelf = self.shelves.get(kind)
+        return shelf.get(namespace, name) if shelf is not None else None
 
     def pods(self, namespace: str, selector: Object) -> list[Object]:
         """Pods that a label selector matches."""
@@ -234,12 +253,12 @@ class ClusterCache:
         return [pod for pod in candidates if _matches(pod["metadata"].get("labels") or {}, labels, expressions)]
 
     def _refresh_pod_index(self) -> None:
-        watched = self._watched[PODS]
-        version = watched.version
+        shelf = self.shelves[PODS]
+        version = shelf.version
         if version == self._pod_version:
             return
         index: dict[tuple[str, str, str], list[Object]] = defaultdict(list)
-        for pod in watched.objects():
+        for pod in shelf.objects():
             namespace = pod["metadata"]["namespace"]
             index[namespace, "", ""].append(pod)
             for key, value in (pod["metadata"].get("labels") or {}).items():

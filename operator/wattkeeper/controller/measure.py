@@ -7,7 +7,8 @@ from wattkeeper.api.inference_service import MetricsSourceKind
 from wattkeeper.controller.resolve import Service
 from wattkeeper.domain.observation import PodReading
 from wattkeeper.telemetry.collector import Collector
-from wattkeeper.telemetry.scrape import ScrapeSource, ScrapeTarget
+from wattkeeper.telemetry.pages import ScrapeTarget
+from wattkeeper.telemetry.scrape import ScrapeSource
 from wattkeeper.telemetry.source import MetricsSource, Snapshot
 
 _RATES = (

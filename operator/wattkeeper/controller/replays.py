@@ -26,6 +26,7 @@ from wattkeeper.domain.workload import Workload
 from wattkeeper.physics import step
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.planner.types import ReplayEvidence
+from wattkeeper.queueing import replay
 from wattkeeper.queueing.replay import ReplayJob
 
 _log = logging.getLogger(__name__)
@@ -136,6 +137,17 @@ class Replays:
             thread.join(timeout=10.0)
         for worker in workers:
             worker.close()
+
+    def work_off(self) -> None:
+        """Replay all that waits in the calling thread, for simulations; takes the place of `start`.
+
+        The queue bounds the work of a pass, the share of the time does not: how fast this machine is must not change
+        what a simulation finds.
+        """
+        while self._queue:
+            item = self._queue.pop()
+            self._running.add(item.name)
+            self._done(item, replay.run(item.job(self.settings.requests)), 0.0)
 
     def evidence(self, key: ServiceKey) -> ReplayEvidence:
         """What is known of a service."""

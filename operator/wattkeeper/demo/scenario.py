@@ -2,11 +2,10 @@
 
 import copy
 import importlib.resources
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from wattkeeper.actuators import engine_args
@@ -14,8 +13,10 @@ from wattkeeper.api.quantities import parse_duration_seconds
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.traces import formats, generate
-from wattkeeper.traces.trace import RateSeries, Trace
+from wattkeeper.traces import build as trace_build
+from wattkeeper.traces import generate
+from wattkeeper.traces.spec import TraceSpec
+from wattkeeper.traces.trace import Lengths, RateSeries, Trace
 from wattkeeper.twin import batch
 from wattkeeper.twin.ledger import SloTargets
 
@@ -70,20 +71,17 @@ def shipped_day(*, traffic: str, seed: int, hours: float) -> Trace:
     )
 
 
-def recorded(path: Path, *, seed: int, hours: float, rate_scale: float) -> Trace:
-    """A trace of the user's, repeated to fill the hours; a rate series gets the lengths of the shipped day."""
-    loaded = formats.load(path)
+def recorded(text: str, *, seed: int, hours: float, rate_scale: float, data: Path | None = None) -> Trace:
+    """Traffic of the user's (see docs/traces.md), repeated to fill the hours; rates get the lengths of the shipped day.
+
+    Raises TraceError: unreadable, or not such a line of text. `data` is the folder of public traces.
+    """
+    spec = TraceSpec.parse(text)
     seconds = hours * 3600.0
-    if isinstance(loaded, Trace):
-        return loaded.scaled(rate_scale, seed=seed).repeated(seconds)
-    lengths = shipped_day(traffic="code", seed=seed, hours=1.0)
-    return generate.generate(
-        loaded.scaled(rate_scale),
-        prompt=_equally_likely(lengths.prompt_tokens.tolist()),
-        output=_equally_likely(lengths.output_tokens.tolist()),
-        seed=seed,
-        seconds=seconds,
-    )
+    day = shipped_day(traffic="code", seed=seed, hours=1.0)
+    lengths = Lengths(name="code", prompt_tokens=day.prompt_tokens, output_tokens=day.output_tokens)
+    found = trace_build.build(replace(spec, seed=spec.seed + seed), data=data, lengths=lengths)
+    return found.scaled(rate_scale, seed=seed).repeated(seconds)
 
 
 def steady(*, rate: float, seed: int, hours: float) -> Trace:
@@ -102,22 +100,6 @@ def _equally_likely(tokens: list[int]) -> LengthDistribution:
     return LengthDistribution(tokens=ordered, weights=(1.0 / len(ordered),) * len(ordered))
 
 
-def busiest(trace: Trace, *, seconds: float = SIZING_SECONDS) -> Trace:
-    """The stretch of a trace with the most requests, starting on a ten-minute mark."""
-    starts = np.arange(0.0, max(1.0, trace.span_seconds - seconds + 1.0), WINDOW_SECONDS)
-    edges = np.searchsorted(trace.times_seconds, np.concatenate((starts, starts + seconds)))
-    counts = edges[len(starts) :] - edges[: len(starts)]
-    best = int(np.argmax(counts))
-    part = slice(int(edges[best]), int(edges[best + len(starts)]))
-    return Trace(
-        times_seconds=trace.times_seconds[part] - starts[best],
-        prompt_tokens=trace.prompt_tokens[part],
-        output_tokens=trace.output_tokens[part],
-        cached_tokens=trace.cached_tokens[part],
-        span_seconds=min(seconds, trace.span_seconds),
-    )
-
-
 def static_size(
     trace: Trace,
     *,
@@ -129,7 +111,7 @@ def static_size(
     guess: int = 6,
 ) -> int:
     """The fewest replicas that meet the SLO in the busiest half hour without ever changing anything."""
-    peak = busiest(trace)
+    peak = trace.busiest(SIZING_SECONDS)
 
     def enough(replicas: int) -> bool:
         run = batch.play_static(

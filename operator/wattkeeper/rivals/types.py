@@ -1,5 +1,6 @@
 """What a policy sees of a fleet and what it may want, the same for the planner and for what it is compared with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class Decision:
     """Limit of each GPU."""
     clock_mhz: float | None = None
     """Highest SM clock of each GPU."""
+    gpu_limits: Mapping[str, tuple[float | None, float | None]] | None = None
+    """(watts, MHz) by GPU UUID, of a policy that sets each by itself; GPUs that are not named have none."""
     engine: EngineSettings | None = None
     """Other engine arguments: a roll-out. Fields that are None take vLLM's default."""
     reason: str = ""

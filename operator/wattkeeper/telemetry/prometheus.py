@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,15 +24,19 @@ from prometheus_api_client.prometheus_connect import PrometheusConnect
 from requests.auth import AuthBase
 
 from wattkeeper.domain.errors import TelemetryError
+from wattkeeper.domain.observation import GpuReading, PodReading
 from wattkeeper.telemetry import aliases, assemble, promql
 from wattkeeper.telemetry.assemble import Sample
-from wattkeeper.telemetry.source import Snapshot
+from wattkeeper.telemetry.source import PodKey, Snapshot
 
 _NEEDED = ("age", aliases.RUNNING, aliases.WAITING, aliases.FINISHED)
 """Without these nothing can be said of any pod."""
 
 _SLOW = (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH, aliases.CACHE_INFO, aliases.GPU_LIMIT)
 """Change slowly and are half of all samples: their answers are kept for a tenth of the length window."""
+
+_INTERRUPTED_SECONDS = 300.0
+"""What a pod last said is kept this long: as Prometheus by default answers for a series that nothing ended."""
 
 _WARNINGS = re.compile(rb'"warnings":\s*(\[[^\]]*\])')
 _STATUS = re.compile(r"HTTP Status Code (\d+) \((.*)\)$", re.DOTALL)
@@ -80,6 +84,7 @@ class PrometheusSource:
         self._host = urlsplit(settings.url).hostname or settings.url
         self._warnings = threading.local()
         self._slow: dict[str, tuple[float, list[Sample]]] = {}
+        self._seen: dict[PodKey, tuple[float, PodReading]] = {}
         if settings.insecure_skip_verify:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._client = PrometheusConnect(
@@ -125,12 +130,37 @@ class PrometheusSource:
                 aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], self._settings.queries.prefixes)
             )
             odd_pods.append(f"Prometheus at {self._host} has no series {names}: is any vLLM pod scraped?")
+        pods = self._with_interrupted(pods, gpus_by_pod, now_seconds)
         return Snapshot(time_seconds=now_seconds, pods=pods, errors=(*errors, *odd_pods, *odd_gpus), gpus=gpus)
 
     def close(self) -> None:
         """Give up connections and threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+    def _with_interrupted(
+        self,
+        pods: dict[PodKey, PodReading],
+        gpus_by_pod: Mapping[PodKey, tuple[GpuReading, ...]],
+        now_seconds: float,
+    ) -> dict[PodKey, PodReading]:
+        """Add what pods last said whose series ended: one failed scrape ends them, and the next one brings them back.
+
+        Their ages grow on, so whoever reads them judges by `max_age_seconds` as of any other pod.
+        """
+        interrupted = {
+            key: replace(
+                reading,
+                age_seconds=reading.age_seconds + now_seconds - seen_seconds,
+                gpus=gpus_by_pod.get(key, ()),
+            )
+            for key, (seen_seconds, reading) in self._seen.items()
+            if key not in pods and 0.0 <= now_seconds - seen_seconds <= _INTERRUPTED_SECONDS
+        }
+        self._seen = {key: self._seen[key] for key in interrupted} | {
+            key: (now_seconds, reading) for key, reading in pods.items()
+        }
+        return pods | interrupted
 
     def _kept(self, now_seconds: float) -> dict[str, list[Sample]]:
         """Answers to slow queries that need not be asked again yet."""

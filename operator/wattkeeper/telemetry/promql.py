@@ -197,13 +197,15 @@ def _duration(seconds: float) -> str:
 def history_queries(settings: QuerySettings) -> dict[str, str]:
     """Queries for ranges: mean rates over `rate_window_seconds`, summed over all pods; `rate` sees counter resets.
 
-    Lengths are rates per bucket with the sum under le="sum"; "restarts" counts resets of the request counter.
+    Lengths are rates per bucket with the sum under le="sum"; "restarts" counts resets of the request counter,
+    "counted" is the counter itself, for the counts of short times.
     """
     window = _duration(settings.rate_window_seconds)
     queries = {
         name: f"sum({_chain(settings, name, f'rate({{}}[{window}])')})"
         for name in (aliases.FINISHED, aliases.PREFIX_QUERIES, aliases.PREFIX_HITS)
     }
+    queries["counted"] = f"sum({_chain(settings, aliases.FINISHED, '{}')})"
     queries["restarts"] = f"sum({_chain(settings, aliases.FINISHED, f'resets({{}}[{window}])')})"
     for name in (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH):
         queries[name] = f"sum by (le) ({_histogram(settings, name, window)})"

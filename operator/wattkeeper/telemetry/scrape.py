@@ -6,44 +6,19 @@ before (telemetry.counters). A target that does not answer keeps its last readin
 
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
 from wattkeeper.domain.errors import TelemetryError
-from wattkeeper.domain.observation import EngineCounters, GpuReading, PodReading
-from wattkeeper.telemetry import aliases, assemble
-from wattkeeper.telemetry.assemble import Sample
-from wattkeeper.telemetry.counters import CounterHistory
-from wattkeeper.telemetry.engine import Labels, Series, engine_counters
-from wattkeeper.telemetry.exposition import ExpositionReader, engine_sample, histogram_of, wanted_names
-from wattkeeper.telemetry.source import PodKey, Snapshot
+from wattkeeper.telemetry import aliases
+from wattkeeper.telemetry.pages import PageReadings, ScrapeTarget
+from wattkeeper.telemetry.source import Snapshot
 
-_GPU_NAMES: Mapping[str, str] = {
-    **{name: canonical for canonical, metric in aliases.DCGM_METRICS.items() for name in metric.names},
-    aliases.KEPLER_NODE_WATTS: "kepler_node",
-    aliases.KEPLER_POD_WATTS: "kepler_pod_parts",
-}
 _SHOWN_FAILURES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScrapeTarget:
-    """One endpoint: an engine (one pod) or a GPU exporter (one node, its labels name the pods)."""
-
-    url: str
-    role: Literal["engine", "gpu"] = "engine"
-    namespace: str = ""
-    pod: str = ""
-
-    def __post_init__(self) -> None:
-        if self.role == "engine" and not (self.namespace and self.pod):
-            raise ValueError(f"the engine target {self.url} needs a namespace and a pod")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +61,13 @@ class ScrapeSource:
         self._settings = settings or ScrapeSettings()
         self._clock = clock
         self._targets: tuple[ScrapeTarget, ...] = ()
-        self._histories: dict[ScrapeTarget, CounterHistory] = {}
-        self._counters: dict[ScrapeTarget, EngineCounters | None] = {}
-        self._gpus: dict[ScrapeTarget, _GpuHistory] = {}
-        self._engine_reader = ExpositionReader(wanted_names(self._settings.prefixes))
-        self._gpu_reader = ExpositionReader(_GPU_NAMES)
+        self._readings = PageReadings(
+            rate_window_seconds=self._settings.rate_window_seconds,
+            length_window_seconds=self._settings.length_window_seconds,
+            prefixes=self._settings.prefixes,
+            power_max_age_seconds=self._settings.power_max_age_seconds,
+            forget_after_seconds=self._settings.forget_after_seconds,
+        )
         self._client = self._http_client()
         self._pool = ThreadPoolExecutor(self._settings.concurrent_scrapes, thread_name_prefix="wattkeeper-scrape")
 
@@ -101,15 +78,13 @@ class ScrapeSource:
     def collect(self, now_seconds: float) -> Snapshot:
         """Scrape all targets once. Raises TelemetryError where there are engines and not one answers."""
         targets = self._targets
-        self._histories = {target: history for target, history in self._histories.items() if target in set(targets)}
-        self._counters = {target: known for target, known in self._counters.items() if target in set(targets)}
-        self._gpus = {target: history for target, history in self._gpus.items() if target in set(targets)}
+        self._readings.keep_only(targets)
         failures: dict[ScrapeTarget, str] = {}
         for target, page in self._pages(targets, now_seconds).items():
             try:
                 if isinstance(page, str):
                     raise TelemetryError(page)
-                self._take(target, page)
+                self._readings.take(target, page.text, page.time_seconds)
             except (TelemetryError, ValueError) as error:
                 failures[target] = f"{target.url}: {error}"
         engines = [target for target in targets if target.role == "engine"]
@@ -121,22 +96,8 @@ class ScrapeSource:
             errors.append(f"{len(failures) - _SHOWN_FAILURES} more targets did not answer")
         if not engines:
             errors.append("there is no engine to scrape")
-        gpus, gpus_by_pod, odd = assemble.gpu_readings(
-            self._gpu_answers(now_seconds), max_age_seconds=self._settings.power_max_age_seconds
-        )
-        pods: dict[PodKey, PodReading] = {}
-        for target, history in self._histories.items():
-            age = max(0.0, now_seconds - history.time_seconds)
-            if age <= self._settings.forget_after_seconds:
-                key = (target.namespace, target.pod)
-                pods[key] = _pod_reading(
-                    history,
-                    key=key,
-                    age_seconds=age,
-                    gpus=gpus_by_pod.get(key, ()),
-                    engine=self._counters.get(target),
-                )
-        return Snapshot(time_seconds=now_seconds, pods=pods, errors=(*errors, *odd), gpus=gpus)
+        snapshot = self._readings.snapshot(now_seconds)
+        return replace(snapshot, errors=(*errors, *snapshot.errors))
 
     def close(self) -> None:
         """Give up connections and threads."""
@@ -182,36 +143,6 @@ class ScrapeSource:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"{type(error).__name__}: {error}"
 
-    def _take(self, target: ScrapeTarget, page: "_Page") -> None:
-        """Put a page into the history of its target. Raises ValueError or TelemetryError where it is of no use."""
-        settings = self._settings
-        if target.role == "gpu":
-            series = self._gpu_reader.read(page.text)
-            self._gpus.setdefault(target, _GpuHistory(settings.rate_window_seconds)).add(series, page.time_seconds)
-            return
-        read = self._engine_reader.read(page.text)
-        sample = engine_sample(read, settings.prefixes)
-        if aliases.RUNNING not in sample.gauges:
-            names = " or ".join(aliases.full_names(aliases.ENGINE_METRICS[aliases.RUNNING], settings.prefixes))
-            raise TelemetryError(f"the page has no series {names}: is this a vLLM engine?")
-        history = self._histories.get(target)
-        if history is None:
-            history = self._histories[target] = CounterHistory(
-                rate_window_seconds=settings.rate_window_seconds, length_window_seconds=settings.length_window_seconds
-            )
-        self._counters[target] = engine_counters(read, settings.prefixes, time_seconds=page.time_seconds)
-        history.add(sample, page.time_seconds)
-
-    def _gpu_answers(self, now_seconds: float) -> dict[str, list[Sample]]:
-        """GPU series of all exporters, shaped as Prometheus would answer."""
-        answers: dict[str, list[Sample]] = {}
-        for history in self._gpus.values():
-            if now_seconds - history.time_seconds <= self._settings.forget_after_seconds:
-                for name, samples in history.answers(now_seconds).items():
-                    answers.setdefault(name, []).extend(samples)
-        answers["kepler_pod"] = _kepler_pods(answers.pop("kepler_pod_parts", []))
-        return answers
-
     def _request_headers(self) -> dict[str, str]:
         settings = self._settings
         headers = {"Accept": "text/plain; version=0.0.4", **settings.headers}
@@ -243,97 +174,3 @@ class ScrapeSource:
 class _Page:
     text: str
     time_seconds: float
-
-
-class _GpuHistory:
-    """Gauges of one GPU exporter; watts and clocks are averaged over the window, to match the token rates."""
-
-    def __init__(self, window_seconds: float) -> None:
-        self._window_seconds = window_seconds
-        self._values: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
-        self._latest: list[tuple[str, Labels, float]] = []
-        self.time_seconds = 0.0
-
-    def add(self, series: Series, time_seconds: float) -> None:
-        self.time_seconds = time_seconds
-        self._latest = [
-            (canonical, labels, value)
-            for name, canonical in _GPU_NAMES.items()
-            for labels, value in series.get(name, [])
-        ]
-        seen: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
-        for canonical, labels, value in self._latest:
-            if canonical == aliases.GPU_LIMIT:
-                continue
-            key = (canonical, frozenset(labels.items()))
-            if key in seen:
-                continue  # an older name of the same quantity
-            values = seen[key] = self._values.get(key, deque())
-            values.append((time_seconds, value))
-            while values[0][0] < time_seconds - self._window_seconds:
-                values.popleft()
-        self._values = seen
-
-    def answers(self, now_seconds: float) -> dict[str, list[Sample]]:
-        found: dict[str, list[Sample]] = {}
-        for (canonical, identity), values in self._values.items():
-            mean = sum(value for _, value in values) / len(values)
-            found.setdefault(canonical, []).append(Sample(dict(identity), now_seconds, mean))
-            if canonical == aliases.GPU_POWER:
-                found.setdefault("gpu_age", []).append(Sample(dict(identity), now_seconds, self.time_seconds))
-        for canonical, labels, value in self._latest:
-            if canonical == aliases.GPU_LIMIT:
-                found.setdefault(canonical, []).append(Sample(labels, now_seconds, value))
-        return found
-
-
-def _pod_reading(
-    history: CounterHistory,
-    *,
-    key: PodKey,
-    age_seconds: float,
-    gpus: tuple[GpuReading, ...],
-    engine: EngineCounters | None,
-) -> PodReading:
-    """The reading of one engine; rates are None until it was scraped twice."""
-    sample = history.latest
-    gauges = sample.gauges if sample is not None else {}
-    raw = dict(zip(sample.keys, sample.counters.tolist(), strict=True)) if sample is not None else {}
-    rates = history.rates() or {}
-    lengths = history.length_rates() or {}
-    return PodReading(
-        namespace=key[0],
-        pod=key[1],
-        age_seconds=age_seconds,
-        running=gauges.get(aliases.RUNNING),
-        waiting=gauges.get(aliases.WAITING),
-        kv_usage=gauges.get(aliases.KV_USAGE),
-        finished_per_second=rates.get((aliases.FINISHED, "")),
-        finished_requests=raw.get((aliases.FINISHED, "")),
-        in_system_growth_per_second=history.growth_per_second(),
-        prompt_tokens_per_second=rates.get((aliases.PROMPT_TOKENS, "")),
-        generation_tokens_per_second=rates.get((aliases.GENERATION_TOKENS, "")),
-        preemptions_per_second=rates.get((aliases.PREEMPTIONS, "")),
-        prefix_queries_per_second=rates.get((aliases.PREFIX_QUERIES, "")),
-        prefix_hits_per_second=rates.get((aliases.PREFIX_HITS, "")),
-        ttft_seconds=histogram_of(aliases.TTFT, rates),
-        tpot_seconds=histogram_of(aliases.TPOT, rates),
-        prompt_tokens=histogram_of(aliases.PROMPT_LENGTH, lengths),
-        output_tokens=histogram_of(aliases.OUTPUT_LENGTH, lengths),
-        kv_cache=sample.kv_cache if sample is not None else None,
-        gpus=gpus,
-        engine=engine,
-    )
-
-
-def _kepler_pods(parts: Sequence[Sample]) -> list[Sample]:
-    """Kepler's watts per pod and GPU, added up per pod; what belongs to ended pods is left out."""
-    sums: dict[PodKey, Sample] = {}
-    for sample in parts:
-        key = aliases.pod_key(sample.labels)
-        if key is None or sample.labels.get("state") == "terminated":
-            continue
-        before = sums[key].value if key in sums else 0.0
-        labels = {"namespace": key[0], "pod": key[1]}
-        sums[key] = Sample(labels, sample.time_seconds, before + sample.value)
-    return list(sums.values())

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.traces.trace import IntArray, RateSeries, Trace
+from wattkeeper.traces.trace import FloatArray, IntArray, RateSeries, Trace
 
 
 def diurnal(*, trough: float, peak: float, hours: float = 24.0, peak_hour: float = 14.0) -> RateSeries:
@@ -30,17 +30,7 @@ def generate(
     """
     rng = np.random.default_rng(seed)
     span = seconds if seconds is not None else series.times_seconds[-1]
-    grid = np.union1d(np.asarray(series.times_seconds), np.arange(0.0, span, 60.0))
-    grid = np.append(grid[grid < span], span)
-    rates = np.interp(grid, series.times_seconds, series.requests_per_second)
-    expected = np.concatenate(([0.0], np.cumsum(np.diff(grid) * (rates[1:] + rates[:-1]) / 2)))
-    shape = 1.0 / gap_cv**2
-    work = np.cumsum(
-        rng.gamma(shape, 1.0 / shape, max(1, int(expected[-1] + 10 * gap_cv * np.sqrt(expected[-1]) + 10)))
-    )
-    work = work[work < expected[-1]]
-    # A flat stretch (rate zero) has no inverse: a tiny slope keeps the map strictly increasing.
-    times = np.interp(work, expected + np.arange(len(expected)) * 1e-9, grid)
+    times = arrival_times(series, gap_cv=gap_cv, span_seconds=span, rng=rng)
     prompts = _draw(rng, prompt, len(times))
     return Trace(
         times_seconds=times,
@@ -55,3 +45,18 @@ def _draw(rng: np.random.Generator, lengths: LengthDistribution, count: int) -> 
     drawn = rng.choice(np.asarray(lengths.tokens), size=count, p=np.asarray(lengths.weights) / sum(lengths.weights))
     tokens: IntArray = np.maximum(1, np.rint(drawn)).astype(np.int64)
     return tokens
+
+
+def arrival_times(series: RateSeries, *, gap_cv: float, span_seconds: float, rng: np.random.Generator) -> FloatArray:
+    """Ascending times in [0, span) of a gamma renewal process (coefficient of variation `gap_cv`) at these rates."""
+    grid = np.union1d(np.asarray(series.times_seconds), np.arange(0.0, span_seconds, 60.0))
+    grid = np.append(grid[grid < span_seconds], span_seconds)
+    rates = np.interp(grid, series.times_seconds, series.requests_per_second)
+    expected = np.concatenate(([0.0], np.cumsum(np.diff(grid) * (rates[1:] + rates[:-1]) / 2)))
+    shape = 1.0 / gap_cv**2
+    work = np.cumsum(
+        rng.gamma(shape, 1.0 / shape, max(1, int(expected[-1] + 10 * gap_cv * np.sqrt(expected[-1]) + 10)))
+    )
+    work = work[work < expected[-1]]
+    # A flat stretch (rate zero) has no inverse: a tiny slope keeps the map strictly increasing.
+    return np.asarray(np.interp(work, expected + np.arange(len(expected)) * 1e-9, grid))

@@ -4,7 +4,7 @@ A window is a gap where Prometheus has no rate: nothing was scraped, or no pod r
 zero. What to assume in a gap is the user's choice: nothing came, or the rate led straight from before to after.
 """
 
-import enum
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -13,19 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.replica import arrivals
-from wattkeeper.traces.generate import generate
-from wattkeeper.traces.trace import RateSeries, Trace, TraceError
+from wattkeeper.domain.workload import FloatArray, LengthDistribution
+from wattkeeper.traces import windows
+from wattkeeper.traces.trace import RateSeries, Trace, TraceError, joined
+from wattkeeper.traces.windows import Gaps, Stretch
 
 FORMAT = "wattkeeper-history/1"
-
-
-class Gaps(enum.Enum):
-    """What a replay assumes where nothing was recorded."""
-
-    INTERPOLATE = "interpolate"
-    EMPTY = "empty"
+POOLED_SECONDS = 3600.0
+"""Indices of dispersion are averaged over so much time: one of a window of a few counts is too uncertain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +35,8 @@ class Window:
     prefix_hit_ratio: float | None
     restarts: float
     """Times that a request counter began anew."""
+    dispersion: float | None = None
+    """Index of dispersion (variance over mean) of requests per minute within the window; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,59 +59,88 @@ class History:
         """Number of windows without a rate."""
         return sum(window.requests_per_second is None for window in self.windows)
 
-    def rates(self, *, gaps: Gaps = Gaps.INTERPOLATE) -> RateSeries:
+    def rates(self, *, gaps: Gaps = Gaps.BRIDGE) -> RateSeries:
         """The rate in the middle of each window, from zero to the end. Raises TraceError where all are gaps."""
-        number = np.arange(len(self.windows))
-        known = [index for index, window in enumerate(self.windows) if window.requests_per_second is not None]
-        if not known:
-            raise TraceError(f"{self.source}: no window has a rate: check the selector and the span")
-        values = [self.windows[index].requests_per_second or 0.0 for index in known]
-        filled = np.interp(number, known, values)
-        if gaps is Gaps.EMPTY:
-            filled = np.zeros(len(number))
-            filled[known] = values
+        filled = self._rates(gaps)
+        number = np.arange(len(filled))
         times = np.concatenate(([0.0], (number + 0.5) * self.window_seconds, [len(number) * self.window_seconds]))
         rates = np.concatenate((filled[:1], filled, filled[-1:]))
         return RateSeries(times_seconds=tuple(map(float, times)), requests_per_second=tuple(map(float, rates)))
 
-    def requests(self, *, seed: int, gap_cv: float = 1.0, gaps: Gaps = Gaps.INTERPOLATE) -> Trace:
-        """Requests at these rates; the lengths of each are drawn from its window, or the nearest that has any.
+    def _rates(self, gaps: Gaps) -> FloatArray:
+        number = np.arange(len(self.windows))
+        known = [index for index, window in enumerate(self.windows) if window.requests_per_second is not None]
+        if not known:
+            raise TraceError(f"{self.source}: no window has a rate: check the selector and the span")
+        values = np.array([self.windows[index].requests_per_second for index in known], dtype=np.float64)
+        match gaps:
+            case Gaps.BRIDGE:
+                return np.interp(number, known, values)
+            case Gaps.SKIP:
+                return values
+            case Gaps.EMPTY:
+                filled = np.zeros(len(number))
+                filled[known] = values
+                return filled
+
+    def stretches(self, *, gaps: Gaps, cv: float | None = None) -> tuple[list[Stretch], tuple[str, ...]]:
+        """What to draw requests from, and notes on what is assumed. `cv`: of the gaps, instead of what was recorded.
+
+        Lengths of a window that has none are those of the nearest that has. Raises TraceError: no window has rates, or
+        none has lengths.
+        """
+        skip = gaps is Gaps.SKIP
+        used = [window for window in self.windows if not (skip and window.requests_per_second is None)]
+        rates = self._rates(gaps)
+        prompts, outputs = self._lengths(used, "prompt"), self._lengths(used, "output")
+        indices = self._dispersions(used)
+        notes = [f"{self.gaps} of {len(self.windows)} windows are gaps, {gaps.done}"] if self.gaps else []
+        if cv is None and indices is None:
+            notes.append("burstiness was not recorded: requests within a window are a Poisson process")
+        found = []
+        for index, window in enumerate(used):
+            recorded = 1.0 if indices is None else math.sqrt(float(indices[index]))
+            found.append(
+                Stretch(
+                    requests_per_second=float(rates[index]),
+                    coefficient_of_variation=recorded if cv is None else cv,
+                    prompt=prompts[index],
+                    output=outputs[index],
+                    prefix_hit_ratio=window.prefix_hit_ratio or 0.0,
+                )
+            )
+        return found, tuple(notes)
+
+    def _lengths(self, used: list[Window], name: str) -> list[LengthDistribution]:
+        known = [index for index, window in enumerate(used) if getattr(window, name) is not None]
+        if not known:
+            raise TraceError(f"{self.source}: no window has {name} lengths: does the engine serve their histogram?")
+        middles = [(a + b) / 2 for a, b in itertools.pairwise(known)]
+        nearest = np.searchsorted(middles, np.arange(len(used)))
+        return [getattr(used[known[index]], name) for index in nearest.tolist()]
+
+    def _dispersions(self, used: list[Window]) -> FloatArray | None:
+        """Index of dispersion around each window, over POOLED_SECONDS; None where none was recorded."""
+        known = np.array([window.dispersion is not None for window in used], dtype=np.float64)
+        if not known.any():
+            return None
+        values = np.array([window.dispersion or 0.0 for window in used])
+        half = int(POOLED_SECONDS / self.window_seconds / 2)
+        edges = np.arange(len(used))
+        low, high = np.maximum(edges - half, 0), np.minimum(edges + half + 1, len(used))
+        sums, counts = (np.concatenate(([0.0], np.cumsum(each))) for each in (values, known))
+        near = counts[high] - counts[low]
+        overall = float(values.sum() / known.sum())
+        return np.asarray(np.where(near > 0, (sums[high] - sums[low]) / np.maximum(near, 1.0), overall))
+
+    def requests(self, *, seed: int, gap_cv: float | None = None, gaps: Gaps = Gaps.BRIDGE) -> Trace:
+        """Requests at these rates, as bursty as recorded; the lengths of each are drawn from its window.
 
         Raises TraceError: no window has rates, or none has lengths.
         """
-        prompts, outputs = ([getattr(window, name) for window in self.windows] for name in ("prompt", "output"))
-        for name, found in (("prompt", prompts), ("output", outputs)):
-            if not any(each is not None for each in found):
-                raise TraceError(f"{self.source}: no window has {name} lengths: does the engine serve their histogram?")
-        one = LengthDistribution.fixed(1.0)
-        times = generate(self.rates(gaps=gaps), prompt=one, output=one, seed=seed, gap_cv=gap_cv).times_seconds
-        if gaps is Gaps.EMPTY:
-            empty = np.array([window.requests_per_second is None for window in self.windows])
-            times = times[~empty[np.minimum((times / self.window_seconds).astype(np.int64), len(empty) - 1)]]
-        at = np.minimum((times / self.window_seconds).astype(np.int64), len(self.windows) - 1)
-        drawn = []
-        for purpose, found in enumerate((prompts, outputs)):
-            known = np.array([index for index, each in enumerate(found) if each is not None])
-            nearest = known[np.abs(known[None, :] - np.arange(len(found))[:, None]).argmin(axis=1)][at]
-            tokens = np.ones(len(times), dtype=np.int64)
-            for index in np.unique(nearest).tolist():
-                members = np.flatnonzero(nearest == index)
-                tokens[members] = arrivals.lengths(
-                    found[index],
-                    count=len(members),
-                    seed=int(np.random.default_rng((seed, purpose, index)).integers(2**31)),
-                )
-            drawn.append(tokens)
-        ratios = np.array([window.prefix_hit_ratio or 0.0 for window in self.windows])
-        notes = () if not self.gaps else (f"{self.gaps} of {len(self.windows)} windows are gaps, {gaps.value}",)
-        return Trace(
-            times_seconds=times,
-            prompt_tokens=drawn[0],
-            output_tokens=drawn[1],
-            cached_tokens=np.floor(drawn[0] * ratios[at]).astype(np.int64),
-            span_seconds=len(self.windows) * self.window_seconds,
-            repairs=notes,
-        )
+        stretches, notes = self.stretches(gaps=gaps, cv=gap_cv)
+        parts = windows.draw(stretches, window_seconds=self.window_seconds, seed=seed)
+        return joined(parts, span_seconds=len(stretches) * self.window_seconds, repairs=notes)
 
     def write(self, path: Path) -> None:
         """As JSON, which `read` takes back."""
@@ -130,6 +156,7 @@ class History:
                     "output": _plain(window.output),
                     "prefix_hit_ratio": window.prefix_hit_ratio,
                     "restarts": window.restarts,
+                    "dispersion": window.dispersion,
                 }
                 for window in self.windows
             ],
@@ -173,6 +200,7 @@ def read(path: Path) -> History:
                     output=_distribution(each["output"]),
                     prefix_hit_ratio=_optional(each["prefix_hit_ratio"]),
                     restarts=float(each["restarts"]),
+                    dispersion=_optional(each.get("dispersion")),
                 )
             )
         return History(

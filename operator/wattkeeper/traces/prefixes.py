@@ -7,11 +7,12 @@ of no use.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from wattkeeper.traces.trace import IntArray, Trace
+from wattkeeper.traces.trace import Arrival, FloatArray, IntArray, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,9 @@ class PrefixBlocks:
 
         Shape (N,). Requests come one after the other, each computed at once.
         """
-        if cache_blocks is not None and cache_blocks < 0:
+        if cache_blocks is None:
+            return self._seen_before()
+        if cache_blocks < 0:
             raise ValueError(f"a cache cannot hold {cache_blocks} blocks")
         held: OrderedDict[int, None] = OrderedDict()
         found = np.zeros(len(self.offsets) - 1, dtype=np.int64)
@@ -54,21 +57,69 @@ class PrefixBlocks:
             for block in reversed(blocks):
                 held[block] = None
                 held.move_to_end(block)
-            while cache_blocks is not None and len(held) > cache_blocks:
+            while len(held) > cache_blocks:
                 held.popitem(last=False)
         return found
+
+    def _seen_before(self) -> IntArray:
+        """Blocks of each request, from its beginning on, that any earlier request had; shape (N,)."""
+        count = len(self.offsets) - 1
+        owner = np.repeat(np.arange(count), np.diff(self.offsets))
+        _, first, number = np.unique(self.ids, return_index=True, return_inverse=True)
+        missed = np.flatnonzero(owner[first][number] == owner)
+        # The first miss of a request ends its run; without any the run is the whole request.
+        following = np.append(missed, len(self.ids))[np.searchsorted(missed, self.offsets[:-1])]
+        return np.asarray(np.minimum(following, self.offsets[1:]) - self.offsets[:-1])
+
+    def pick(self, index: IntArray, copy: IntArray | None = None) -> "PrefixBlocks":
+        """Blocks of requests `index`, in that order; a request of copy k > 0 gets ids that no other copy has."""
+        counts = np.diff(self.offsets)[index]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        at = np.repeat(self.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
+        ids = self.ids[at]
+        if copy is not None and len(ids):
+            ids = ids + np.repeat(copy, counts) * (int(self.ids.max()) + 1)
+        return PrefixBlocks(block_tokens=self.block_tokens, ids=ids, offsets=offsets)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTrace(Trace):
     """A trace whose prompts are known by their blocks; `cached_tokens` are the hits of a cache without limit.
 
-    Parts and copies of it (`until`, `repeated`, `scaled`) are plain traces with these hits.
+    Parts and copies of it (`until`, `between`, `repeated`, `scaled`) keep the blocks, and hits are counted anew. Each
+    copy stands for other users with conversations of the same shape: requests of one copy share blocks with each other
+    as the recorded ones do, and none with another copy. Otherwise a trace played twice would hit every block the second
+    time, which no recording shows.
     """
 
     blocks: PrefixBlocks
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """The requests one by one, with their blocks."""
+        offsets = self.blocks.offsets.tolist()
+        for index, plain in enumerate(super().arrivals()):
+            yield plain._replace(blocks=tuple(self.blocks.ids[offsets[index] : offsets[index + 1]].tolist()))
+
+    def pick(self, times: FloatArray, index: IntArray, span_seconds: float, copy: IntArray | None = None) -> Trace:
+        """Requests `index` at other times, sorted, with their blocks; see the class about copies."""
+        order = np.argsort(times, kind="stable")
+        plain = super().pick(times, index, span_seconds)
+        return with_blocks(plain, self.blocks.pick(index[order], None if copy is None else copy[order]))
 
     def cached_under(self, cache_blocks: int | None) -> IntArray:
         """Prompt tokens of each request that a cache of so many blocks holds; shape (N,)."""
         tokens = self.blocks.hits(cache_blocks=cache_blocks) * self.blocks.block_tokens
         return np.minimum(tokens, self.prompt_tokens)
+
+
+def with_blocks(trace: Trace, blocks: PrefixBlocks) -> PrefixTrace:
+    """A trace and the blocks of its prompts, hits counted."""
+    return PrefixTrace(
+        times_seconds=trace.times_seconds,
+        prompt_tokens=trace.prompt_tokens,
+        output_tokens=trace.output_tokens,
+        cached_tokens=np.minimum(blocks.hits() * blocks.block_tokens, trace.prompt_tokens),
+        span_seconds=trace.span_seconds,
+        repairs=trace.repairs,
+        blocks=blocks,
+    )

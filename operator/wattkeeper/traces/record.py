@@ -8,6 +8,8 @@ infinite are left out, and a window without a rate is a gap.
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 from wattkeeper.domain.errors import TelemetryError
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.workload import LengthDistribution
@@ -17,6 +19,9 @@ from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.ranges import MOST_POINTS, RangeSource, Series
 from wattkeeper.traces.history import History, Window
 
+COUNT_SECONDS = 60.0
+"""Requests are counted over so long to tell how bursty a window is; at least one scrape, better two, lie within."""
+LEAST_COUNTS = 4
 _Numbers = dict[int, float]
 
 
@@ -71,6 +76,7 @@ def record(
             )
         hits, asked, restarts = (numbers(name) for name in (aliases.PREFIX_HITS, aliases.PREFIX_QUERIES, "restarts"))
         prompts, outputs = lengths(aliases.PROMPT_LENGTH), lengths(aliases.OUTPUT_LENGTH)
+        dispersions = _dispersions(source, queries["counted"], start, count, window, points)
     windows = tuple(
         Window(
             requests_per_second=rates.get(index),
@@ -78,10 +84,33 @@ def record(
             output=outputs.get(index),
             prefix_hit_ratio=min(hits.get(index, 0.0) / asked[index], 1.0) if asked.get(index, 0.0) > 0 else None,
             restarts=restarts.get(index, 0.0),
+            # Where a counter began anew, counts of short times are not known.
+            dispersion=None if restarts.get(index, 0.0) else dispersions.get(index),
         )
         for index in range(count)
     )
     return History(source=f"Prometheus at {settings.url}", start_seconds=start, window_seconds=window, windows=windows)
+
+
+def _dispersions(
+    source: RangeSource, query: str, start: float, count: int, window: float, points: int
+) -> dict[int, float]:
+    """Index of dispersion (variance over mean) of requests per COUNT_SECONDS, for each window that allows to tell."""
+    number = int(window // COUNT_SECONDS)
+    if number < LEAST_COUNTS:
+        return {}
+    step = window / number
+    counter = np.full(count * number + 1, np.nan)
+    end = start + count * window
+    for part in source.ask(query, start_seconds=start, end_seconds=end, step_seconds=step, points=points):
+        for _, values in part:
+            for at, value in values:
+                counter[round((at - start) / step)] = value
+    counts = np.diff(counter).reshape(count, number)
+    means = counts.mean(axis=1)
+    # A sum of counters that falls has lost a pod; nan is a gap.
+    known = (means > 0) & (counts >= 0).all(axis=1)
+    return {int(index): float(counts[index].var(ddof=1) / means[index]) for index in np.flatnonzero(known)}
 
 
 def _asked(

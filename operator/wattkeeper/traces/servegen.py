@@ -4,7 +4,8 @@ Two files per service: `agg_*` (CSV: t_s, rate_rps, rate_weighted_cv per window 
 input_tokens_hist, output_tokens_hist: rate per token count). Requests are drawn window by window: gamma gaps with the
 window's CV, the stated mean rate. The CV is that of clients, weighted by rate; the sum of many clients is smoother than
 that, so generated traffic is burstier than the recorded one was. Prompt and answer lengths are drawn independently.
-Windows below a fifth of the median rate are gaps of the collection; they are bridged by a straight line, and counted.
+Windows below a fifth of the median rate are gaps of the collection; they are counted, and bridged by a straight line
+unless asked otherwise.
 """
 
 import json
@@ -12,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray, LengthDistribution
-from wattkeeper.replica import arrivals
-from wattkeeper.traces.reading import rows
-from wattkeeper.traces.trace import RateSeries, Trace, TraceError
+from wattkeeper.traces import windows
+from wattkeeper.traces.reading import MOST_TOKENS, Lines, fields, rows
+from wattkeeper.traces.trace import RateSeries, Trace, TraceError, joined
+from wattkeeper.traces.windows import Gaps, Stretch
 
 GAP_SHARE = 0.2
 """Of the median rate: less is a gap of the collection."""
-_LEAST_CV, _MOST_CV = 0.2, 50.0
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,12 @@ class ServeGen:
     requests_per_second: FloatArray
     """Gaps bridged."""
     coefficient_of_variation: FloatArray
+    gap: BoolArray
+    """Windows of which the collection has nothing, or too little to be true."""
     prompt: LengthDistribution
     output: LengthDistribution
-    repairs: tuple[str, ...]
+    repairs: tuple[str, ...] = ()
+    """Of the lengths."""
 
     @property
     def window_seconds(self) -> float:
@@ -48,43 +54,51 @@ class ServeGen:
             requests_per_second=tuple(map(float, self.requests_per_second)),
         )
 
-    def requests(
-        self, *, seed: int, scale: float = 1.0, start_seconds: float = 0.0, seconds: float | None = None
-    ) -> Trace:
-        """Requests of the windows that begin in the given part, at `scale` times the rate."""
-        end = np.inf if seconds is None else start_seconds + seconds
-        inside = np.flatnonzero((self.times_seconds >= start_seconds) & (self.times_seconds < end))
-        if not len(inside):
-            raise TraceError(f"no window of ServeGen begins within {start_seconds:g} to {end:g} s")
-        begin, window = float(self.times_seconds[inside[0]]), self.window_seconds
-        times = []
-        for index in inside.tolist():
-            rate = scale * float(self.requests_per_second[index])
-            if rate <= 0.0:
+    def stretches(self, *, gaps: Gaps, cv: float | None = None) -> tuple[list[Stretch | None], tuple[str, ...]]:
+        """What to draw requests from, and notes on the gaps. `cv`: of the times between requests, if not clients'."""
+        found: list[Stretch | None] = []
+        for rate, own, gap in zip(
+            self.requests_per_second.tolist(), self.coefficient_of_variation.tolist(), self.gap.tolist(), strict=True
+        ):
+            if gap and gaps is not Gaps.BRIDGE:
+                found += [] if gaps is Gaps.SKIP else [None]
                 continue
-            drawn = _renewal(rate, float(self.coefficient_of_variation[index]), window, seed=seed + 7919 * index)
-            times.append(self.times_seconds[index] - begin + drawn)
-        merged = np.concatenate(times) if times else np.zeros(0)
-        return Trace(
-            times_seconds=merged,
-            prompt_tokens=arrivals.lengths(self.prompt, count=len(merged), seed=seed),
-            output_tokens=arrivals.lengths(self.output, count=len(merged), seed=seed + 1_000_003),
-            cached_tokens=np.zeros(len(merged), dtype=np.int64),
-            span_seconds=len(inside) * window,
-            repairs=self.repairs,
+            found.append(
+                Stretch(
+                    requests_per_second=rate,
+                    coefficient_of_variation=own if cv is None else cv,
+                    prompt=self.prompt,
+                    output=self.output,
+                )
+            )
+        number = int(self.gap.sum())
+        gaps_found = (f"{number} of {len(self.gap)} windows are gaps of the collection, {gaps.done}",) if number else ()
+        return found, (*gaps_found, *self.repairs)
+
+    def requests(
+        self,
+        *,
+        seed: int,
+        scale: float = 1.0,
+        start_seconds: float = 0.0,
+        seconds: float | None = None,
+        gaps: Gaps = Gaps.BRIDGE,
+    ) -> Trace:
+        """Requests of the given part, at `scale` times the rate. Raises TraceError: the part lies beyond the end."""
+        stretches, notes = self.stretches(gaps=gaps)
+        whole = len(stretches) * self.window_seconds
+        end = whole if seconds is None else min(whole, start_seconds + seconds)
+        if start_seconds >= end:
+            raise TraceError(f"ServeGen's {whole:g} s end before {start_seconds:g} s")
+        parts = windows.draw(
+            stretches,
+            window_seconds=self.window_seconds,
+            seed=seed,
+            scale=scale,
+            start_seconds=start_seconds,
+            end_seconds=end,
         )
-
-
-def _renewal(rate: float, cv: float, seconds: float, *, seed: int) -> FloatArray:
-    """Gamma gaps at `rate` from a random moment on: what lies in [0, seconds).
-
-    The process has run for a while before, so that the mean rate holds in every window; the more the burstier.
-    """
-    cv = min(max(cv, _LEAST_CV), _MOST_CV)
-    lead = 20.0 * (1.0 + cv * cv) / rate
-    count = int(rate * (seconds + lead) + 6.0 * cv * np.sqrt(rate * (seconds + lead)) + 20)
-    found = arrivals.gamma(rate=rate, count=count, coefficient_of_variation=cv, seed=seed) - lead
-    return np.asarray(found[(found >= 0.0) & (found < seconds)])
+        return joined(parts, span_seconds=end - start_seconds, repairs=notes)
 
 
 def load(rates: Path, lengths: Path) -> ServeGen:
@@ -93,8 +107,8 @@ def load(rates: Path, lengths: Path) -> ServeGen:
     found: list[float] = []
     cvs: list[float] = []
     try:
-        with rates.open(encoding="utf-8", newline="") as file:
-            for where, row in rows(rates, file):
+        with Lines(rates) as lines:
+            for where, row in rows(lines, fields(next(lines, "")), lines):
                 time = where.number("t_s", row.get("t_s"))
                 if times and time <= times[-1]:
                     raise where.error("t_s", time, "more than in the line before (times do not ascend)")
@@ -120,24 +134,33 @@ def load(rates: Path, lengths: Path) -> ServeGen:
     values[at], burst[at] = found, cvs
     gap = values < GAP_SHARE * np.median(found)
     values[gap] = np.interp(grid[gap], grid[~gap], values[~gap])
-    notes = (f"{int(gap.sum())} of {len(grid)} windows are gaps of the collection, bridged",) if gap.any() else ()
+    prompt, zero_prompts = _histogram(lengths, histograms, "input_tokens_hist")
+    output, zero_outputs = _histogram(lengths, histograms, "output_tokens_hist")
+    zeros = (("prompts", zero_prompts), ("answers", zero_outputs))
     return ServeGen(
         times_seconds=grid,
         requests_per_second=values,
         coefficient_of_variation=burst,
-        prompt=_histogram(lengths, histograms, "input_tokens_hist"),
-        output=_histogram(lengths, histograms, "output_tokens_hist"),
-        repairs=notes,
+        gap=gap,
+        prompt=prompt,
+        output=output,
+        repairs=tuple(
+            f"{100.0 * share:.2g} % of {what} with a length of 0 tokens, taken as 1" for what, share in zeros if share
+        ),
     )
 
 
-def _histogram(path: Path, body: object, name: str) -> LengthDistribution:
+def _histogram(path: Path, body: object, name: str) -> tuple[LengthDistribution, float]:
+    """The distribution, and the share of lengths of zero in it."""
     try:
-        pairs = sorted((max(1.0, float(k)), float(v)) for k, v in body[name].items())  # type: ignore[index]
+        pairs = sorted((float(k), float(v)) for k, v in body[name].items())  # type: ignore[index]
+        if not all(0.0 <= tokens <= MOST_TOKENS for tokens, _ in pairs):
+            raise ValueError(f"token counts must be 0 to {MOST_TOKENS}")
         total = sum(weight for _, weight in pairs)
-        return LengthDistribution(
-            tokens=tuple(tokens for tokens, _ in pairs), weights=tuple(weight / total for _, weight in pairs)
+        found = LengthDistribution(
+            tokens=tuple(max(1.0, tokens) for tokens, _ in pairs), weights=tuple(weight / total for _, weight in pairs)
         )
+        return found, sum(weight for tokens, weight in pairs if tokens < 1.0) / total
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise TraceError(
             f"{path}: {name}: expected an object of token counts to rates ({type(error).__name__} {error}): "

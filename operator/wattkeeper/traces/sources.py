@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wattkeeper.traces import formats, servegen
+from wattkeeper.traces.history import History
 from wattkeeper.traces.prefixes import PrefixTrace
 from wattkeeper.traces.servegen import ServeGen
 from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
-Loaded = Trace | RateSeries | Lengths | ServeGen
+Loaded = formats.Found | ServeGen
 _AZURE = "https://github.com/Azure/AzurePublicDataset"
-_AZURE_BLOB = "https://azurepublicdatasettraces.blob.core.windows.net/azurellminferencetrace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ SOURCES = (
     *(
         TraceSource(
             name=f"azure-2024-{kind}",
-            address=f"{_AZURE_BLOB}/AzureLLMInferenceTrace_{kind}_1week.csv",
+            address=f"{_AZURE}/releases/download/dataset-llm-2024/AzureLLMInferenceTrace_{kind}_1week.csv",
             licence="CC-BY-4.0, cite DynamoLLM (HPCA 2025)",
             files=(f"traces/azure-2024/AzureLLMInferenceTrace_{kind}_1week.csv",),
         )
@@ -95,7 +95,7 @@ SOURCES = (
     ),
     TraceSource(
         name="burstgpt",
-        address="https://github.com/HPMLL/BurstGPT, release v1.2, BurstGPT_1.csv",
+        address="https://github.com/HPMLL/BurstGPT, release v2.0, BurstGPT_1.csv (BurstGPT_3.csv is read as well)",
         licence="CC-BY-4.0",
         files=("traces/burstgpt/BurstGPT_1.csv",),
     ),
@@ -166,7 +166,9 @@ def content_sha256(loaded: Loaded) -> str:
             parts = [np.array(loaded.times_seconds), np.array(loaded.requests_per_second)]
         case Lengths():
             parts = [loaded.prompt_tokens, loaded.output_tokens]
-        case _:
+        case History():
+            raise TraceError("a history of one's own has no checksum")
+        case ServeGen():
             parts = [loaded.times_seconds, loaded.requests_per_second, loaded.coefficient_of_variation]
             parts += [np.array(each) for side in (loaded.prompt, loaded.output) for each in (side.tokens, side.weights)]
     digest = hashlib.sha256()

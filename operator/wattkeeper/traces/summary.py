@@ -14,6 +14,7 @@ WINDOWS_SECONDS = (1.0, 10.0, 60.0, 600.0)
 PERCENTILES = (50, 90, 99)
 CACHE_BLOCKS = (1_000, 10_000, 50_000)
 _PICTURE_BINS = 144
+_PICTURE_SHARES = 1001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Summary:
     requests_per_second: float
     peak_requests_per_second: float
     """Of whole minutes; of the whole where it is shorter than two."""
+    longest_silence_seconds: float
+    """Between two requests."""
     dispersion: tuple[float, ...]
     """Index (variance over mean of counts) at WINDOWS_SECONDS; nan where fewer than two windows fit; 1 is Poisson."""
     prompt_tokens: tuple[float, ...]
@@ -50,6 +53,7 @@ def summarise(trace: Trace) -> Summary:
         span_seconds=trace.span_seconds,
         requests_per_second=mean,
         peak_requests_per_second=float(minutes.max()) / 60.0 if trace.span_seconds >= 120.0 else mean,
+        longest_silence_seconds=float(np.diff(times).max()) if len(times) > 1 else 0.0,
         dispersion=tuple(map(float, arrivals.dispersion(times, WINDOWS_SECONDS))),
         prompt_tokens=_lengths(trace.prompt_tokens),
         output_tokens=_lengths(trace.output_tokens),
@@ -63,7 +67,8 @@ def lines(found: Summary) -> list[str]:
     """For people."""
     texts = [
         f"requests     {found.requests} in {found.span_seconds:.0f} s",
-        f"rate         {found.requests_per_second:.4g}/s, busiest minute {found.peak_requests_per_second:.4g}/s",
+        f"rate         {found.requests_per_second:.4g}/s, busiest minute {found.peak_requests_per_second:.4g}/s, "
+        f"longest silence {found.longest_silence_seconds:.4g} s",
         "dispersion   "
         + ", ".join(
             f"{value:.3g} at {window:g} s"
@@ -90,9 +95,10 @@ def draw(trace: Trace, path: Path, *, title: str) -> None:
     left.step(edges[:-1] / 3600.0, counts / np.diff(edges), where="post", linewidth=1)
     left.set(title=title, xlabel="hours", ylabel="requests per second", ylim=(0, None))
     for name, tokens in (("prompt", trace.prompt_tokens), ("output", trace.output_tokens)):
-        right.plot(np.sort(tokens), np.arange(1, len(tokens) + 1) / len(tokens), label=name)
+        shares = np.linspace(0.0, 1.0, _PICTURE_SHARES)
+        right.plot(np.quantile(tokens, shares, method="inverted_cdf"), shares, label=name)
     right.set(xscale="log", xlabel="tokens", ylabel="share at or below", ylim=(0, 1))
-    right.legend()
+    right.legend(loc="lower right")
     figure.savefig(path, dpi=110)
 
 

@@ -1,9 +1,9 @@
 """What traffic is made of: requests in order of arrival, a rate over time, and pairs of lengths to draw from."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ class Arrival(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
+    blocks: tuple[int, ...] = ()
+    """Ids of the prompt's prefix blocks, where the trace knows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,14 @@ class Trace:
                 self.cached_tokens[part].tolist(),
             )
 
-    def _pick(self, times: FloatArray, index: IntArray, span_seconds: float) -> "Trace":
+    def pick(
+        self,
+        times: FloatArray,
+        index: IntArray,
+        span_seconds: float,
+        copy: IntArray | None = None,  # noqa: ARG002 only prefix blocks need it
+    ) -> "Trace":
+        """Requests `index` at other times, sorted. `copy` numbers repetitions of one request."""
         order = np.argsort(times, kind="stable")
         index = index[order]
         return Trace(
@@ -102,19 +111,42 @@ class Trace:
             output_tokens=self.output_tokens[index],
             cached_tokens=self.cached_tokens[index],
             span_seconds=span_seconds,
+            repairs=self.repairs,
         )
 
     def until(self, seconds: float) -> "Trace":
         """Only the requests that arrive before `seconds`."""
-        index = np.flatnonzero(self.times_seconds < seconds)
-        return self._pick(self.times_seconds[index], index, min(seconds, self.span_seconds))
+        return self.between(0.0, seconds)
+
+    def between(self, start_seconds: float, end_seconds: float) -> "Trace":
+        """Only the requests of that part; times count from its beginning. Raises TraceError beyond the end."""
+        if not start_seconds < min(end_seconds, self.span_seconds):
+            raise TraceError(
+                f"nothing lies from {start_seconds:g} to {end_seconds:g} s: the trace ends at {self.span_seconds:g} s"
+            )
+        first, last = np.searchsorted(self.times_seconds, (start_seconds, end_seconds)).tolist()
+        return self.pick(
+            self.times_seconds[first:last] - start_seconds,
+            np.arange(first, last),
+            min(end_seconds, self.span_seconds) - start_seconds,
+        )
+
+    def busiest(self, seconds: float, *, step_seconds: float = 600.0) -> "Trace":
+        """The stretch of this length with the most requests, beginning on a multiple of `step_seconds`."""
+        starts = np.arange(0.0, max(1.0, self.span_seconds - seconds + 1.0), step_seconds)
+        edges = np.searchsorted(self.times_seconds, np.concatenate((starts, starts + seconds)))
+        best = float(starts[int(np.argmax(edges[len(starts) :] - edges[: len(starts)]))])
+        return self.between(best, best + seconds)
 
     def repeated(self, seconds: float) -> "Trace":
         """Played again and again until `seconds` are filled."""
         times = max(1, int(np.ceil(seconds / self.span_seconds)))
         index = np.tile(np.arange(len(self)), times)
-        shift = np.repeat(np.arange(times) * self.span_seconds, len(self))
-        return self._pick(self.times_seconds[index] + shift, index, times * self.span_seconds).until(seconds)
+        copy = np.repeat(np.arange(times), len(self))
+        moved = self.times_seconds[index] + copy * self.span_seconds
+        kept = moved < seconds
+        span = min(seconds, times * self.span_seconds)
+        return self.pick(moved[kept], index[kept], span, copy[kept])
 
     def scaled(self, factor: float, *, seed: int = 0) -> "Trace":
         """`factor` times the requests: thinned below 1, above it copied with a normal shift of 5 s so copies spread."""
@@ -124,7 +156,33 @@ class Trace:
         shift = np.zeros(len(index))
         shift[count:] = rng.normal(0.0, COPY_JITTER_SECONDS, max(0, len(index) - count))
         times = np.clip(self.times_seconds[index] + shift, 0.0, np.nextafter(self.span_seconds, 0.0))
-        return self._pick(times, index, self.span_seconds)
+        return self.pick(times, index, self.span_seconds, np.arange(len(index)) // max(1, count))
+
+
+def joined(parts: Iterable[Trace], *, span_seconds: float, repairs: tuple[str, ...] = ()) -> Trace:
+    """Parts whose times count from one beginning, as one trace. Prefix blocks are not kept."""
+    found = list(parts)
+    times, *tokens = (
+        np.concatenate([np.asarray(getattr(part, name)) for part in found] or [np.zeros(0)])
+        for name in ("times_seconds", "prompt_tokens", "output_tokens", "cached_tokens")
+    )
+    prompts, outputs, cached = (each.astype(np.int64, copy=False) for each in tokens)
+    return Trace(
+        times_seconds=times,
+        prompt_tokens=prompts,
+        output_tokens=outputs,
+        cached_tokens=cached,
+        span_seconds=span_seconds,
+        repairs=repairs,
+    )
+
+
+class Drawable(Protocol):
+    """Lengths to draw from."""
+
+    def draw(self, count: int, *, seed: int) -> tuple[IntArray, IntArray]:
+        """Prompt and output tokens of `count` requests."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

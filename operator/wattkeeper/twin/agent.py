@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import urllib3
@@ -79,7 +80,7 @@ class NodeAgent:
                 self._outbox.put((node, None))
             else:
                 generation = int(present[node]["metadata"].get("generation", 0))
-                self._outbox.put((node, {"status": _status(gpus, generation, self._since)}))
+                self._outbox.put((node, {"status": status(gpus, generation, since=self._since, now=_stamp())}))
 
     def _write(self) -> None:
         while True:
@@ -123,10 +124,11 @@ def _stamp() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _status(gpus: list[Gpu], generation: int, since: str) -> Json:
+def status(gpus: Sequence[Gpu], generation: int, *, since: str, now: str) -> Json:
+    """What the agent of a node with these GPUs reports; `since` and `now` as the API writes times."""
     return {
         "observedGeneration": generation,
-        "heartbeat": _stamp(),
+        "heartbeat": now,
         "summary": _summary(gpus),
         "devices": [_device(gpu) for gpu in gpus],
         "conditions": [
@@ -142,7 +144,7 @@ def _status(gpus: list[Gpu], generation: int, since: str) -> Json:
     }
 
 
-def _summary(gpus: list[Gpu]) -> str:
+def _summary(gpus: Sequence[Gpu]) -> str:
     limits = sorted({gpu.limit_watts for gpu in gpus if gpu.requested_watts is not None})
     if not limits:
         return f"{len(gpus)} GPUs, none limited"

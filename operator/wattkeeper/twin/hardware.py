@@ -16,13 +16,16 @@ import importlib.resources
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownAcceleratorError, UnknownModelError, WattkeeperError
+
+Terms = tuple[float, float, float, float, float]
+"""Of a step: fixed, per decode, per KV token, per prefill token, per token squared of prefill attention."""
 
 
 class EngineStartError(WattkeeperError):
@@ -53,9 +56,8 @@ class ClockLevel:
     """Coefficients of one step at one SM clock: seconds, and dynamic joules per GPU."""
 
     clock_mhz: float
-    seconds: tuple[float, float, float, float, float]
-    """d0, per decode, per KV token, per prefill token, per token squared of prefill attention."""
-    joules: tuple[float, float, float, float, float]
+    seconds: Terms
+    joules: Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,11 @@ def card(name: str) -> Card:
         default_max_num_seqs=int(entry["default_max_num_seqs"]),
         default_max_num_batched_tokens=int(entry["default_max_num_batched_tokens"]),
     )
+
+
+def models() -> tuple[str, ...]:
+    """The models of the table; any other one is scaled from the nearest of them by the size in its name."""
+    return tuple(_tables()["models"])
 
 
 def _model_entry(model: str) -> dict[str, Any]:
@@ -308,3 +315,22 @@ def replica_hardware(*, model: str, accelerator: str, engine: EngineSettings) ->
         cache_dtype=dtype,
         max_num_active_seqs=engine.max_num_active_seqs,
     )
+
+
+def perturbed(spec: ReplicaHardware, *, time: float = 1.0, power: float = 1.0) -> ReplicaHardware:
+    """The same replica with all step times and all watts multiplied: a world that others do not know as well.
+
+    Joules of a step grow with both. Raises ValueError where a factor is not positive.
+    """
+    if not (0.0 < time < math.inf and 0.0 < power < math.inf):
+        raise ValueError(f"factors of time and power must be positive, not {time} and {power}")
+
+    def all_times(values: Terms, factor: float) -> Terms:
+        d0, decode, kv, prefill, attention = values
+        return (factor * d0, factor * decode, factor * kv, factor * prefill, factor * attention)
+
+    levels = tuple(
+        replace(level, seconds=all_times(level.seconds, time), joules=all_times(level.joules, time * power))
+        for level in spec.levels
+    )
+    return replace(spec, levels=levels, static_watts=power * spec.static_watts, idle_watts=power * spec.idle_watts)

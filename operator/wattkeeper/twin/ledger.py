@@ -51,11 +51,15 @@ class Ledger:
         self.slo = slo
         self.arrived = 0
         self.lost = 0
-        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "queue_full": 0, "pod_ended": 0}
+        self.lost_by_reason = {"no_ready_pod": 0, "too_long": 0, "queue_full": 0, "grace_over": 0, "pod_ended": 0}
         self.met = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.finished = 0
+        """Requests that got their last token."""
         self._arrival, self._ttft, self._tpot = array("d"), array("d"), array("d")
+        self._weights = array("i")
+        self._weighted = False
 
     def finish(self, requests: Iterable[Request]) -> None:
         """Requests that got their last token."""
@@ -63,27 +67,36 @@ class Ledger:
         ttft_goal = inf if self.slo.ttft_seconds is None else self.slo.ttft_seconds
         tpot_goal = inf if self.slo.tpot_seconds is None else self.slo.tpot_seconds
         for request in requests:
-            ttft, tpot = request.ttft_seconds, request.tpot_seconds
+            ttft, tpot, weight = request.ttft_seconds, request.tpot_seconds, request.weight
             self._arrival.append(request.arrival)
             self._ttft.append(ttft)
             self._tpot.append(tpot)
-            self.met += ttft <= ttft_goal and tpot <= tpot_goal
-            self.prompt_tokens += request.prompt
-            self.output_tokens += request.output
+            self._weights.append(weight)
+            self._weighted |= weight != 1
+            self.finished += weight
+            if ttft <= ttft_goal and tpot <= tpot_goal:
+                self.met += weight
+            self.prompt_tokens += weight * request.prompt
+            self.output_tokens += weight * request.output
 
     def lose(self, count: int, reason: str) -> None:
-        """Requests that will never get an answer."""
+        """Requests that will never get an answer.
+
+        Reasons: no pod was ready, the prompt is too long for the model, a pod's grace ended, or the pod died.
+        """
         self.lost += count
         self.lost_by_reason[reason] += count
 
-    @property
-    def finished(self) -> int:
-        """Requests that got their last token."""
-        return len(self._arrival)
-
     def samples(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Arrival time, TTFT and TPOT of every finished request, each of shape (N,), in seconds."""
-        return np.array(self._arrival), np.array(self._ttft), np.array(self._tpot)
+        """Arrival time, TTFT and TPOT of every finished request, each of shape (N,), in seconds.
+
+        One that stands for several is there as often.
+        """
+        columns = np.array(self._arrival), np.array(self._ttft), np.array(self._tpot)
+        if not self._weighted:
+            return columns
+        arrival, ttft, tpot = (np.repeat(column, np.array(self._weights)) for column in columns)
+        return arrival, ttft, tpot
 
     def recent(self, count: int) -> tuple[FloatArray, FloatArray]:
         """TTFT and TPOT of the requests that finished last, in seconds."""

@@ -11,7 +11,7 @@ class Request:
 
     __slots__ = (
         "arrival", "blocks", "cached", "first_token", "last_token", "output", "preemptions", "priority", "prompt",
-        "refusal", "scheduled",
+        "refusal", "scheduled", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +32,8 @@ class Request:
         """Ids of the prompt's prefix blocks."""
         self.priority = priority
         """Lower is served first, where the replica minds priorities."""
+        self.weight = 1
+        """How many requests of the trace it stands for (see `twin.sampling`)."""
         self.preemptions = 0
         self.refusal = ""
         """Why it was answered with an error: "too_long" or "queue_full"."""

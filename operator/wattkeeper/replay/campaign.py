@@ -1,0 +1,300 @@
+"""Many runs: every policy, every seed, here or on several processes; rivals tuned before on other traffic."""
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+import wattkeeper
+from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.replay import manifests
+from wattkeeper.replay.manifests import Levers, Manifests
+from wattkeeper.replay.planner import PlannerSetup, make_planner
+from wattkeeper.replay.play import Cell, MakePolicy, play
+from wattkeeper.replay.result import JOULES_PER_KWH, FleetFacts, Goals, ReplayReport, Run, TraceFacts
+from wattkeeper.replay.stage import ReplayError, Stage
+from wattkeeper.rivals import registry, tuning
+from wattkeeper.rivals.registry import RIVALS, STATIC_PEAK
+from wattkeeper.rivals.settings import Parameters, Setting
+from wattkeeper.rivals.tuning import Tuned
+from wattkeeper.traces.trace import Trace
+
+TOKEN_BUDGETS = (1024, 2048, 8192)
+PLANNERS: dict[str, Levers] = {
+    "wattkeeper": Levers(power_cap=True),
+    "wattkeeper-replicas": Levers(),
+    "wattkeeper-cap": Levers(replicas=False, power_cap=True),
+    "wattkeeper-clock": Levers(clock=True),
+    "wattkeeper-engine": Levers(power_cap=True, token_budgets=TOKEN_BUDGETS),
+}
+"""The operator with the levers that its name says; with a user's own InferenceService, `wattkeeper` has its levers."""
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerChoices:
+    """How the operator runs in a replay."""
+
+    tick_seconds: float = 15.0
+    check: bool = True
+    """The replay stage of the operator, in the same process."""
+    check_requests: int = ReplaySettings().requests
+    """Counted in each of its replays."""
+    believe_time: float = 1.0
+    """What it believes of step times, over its own profile."""
+    believe_power: float = 1.0
+    manifests: Manifests | None = None
+    """A user's own."""
+
+    def __post_init__(self) -> None:
+        if not self.tick_seconds > 0 or min(self.believe_time, self.believe_power) <= 0 or self.check_requests < 1:
+            raise ReplayError("the tick, the factors of belief and the requests of a check must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """Traffic to be replayed: drawn anew for each seed where it is drawn at all."""
+
+    name: str
+    of_seed: Callable[[int], Trace]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """What is asked. Everything in it can be sent to another process."""
+
+    stage: Stage
+    policies: tuple[str, ...]
+    seeds: int = 1
+    planner: PlannerChoices = field(default_factory=PlannerChoices)
+    interval_seconds: float = 60.0
+    setting: Setting
+    """What the rivals are built from."""
+    evaluations: int = tuning.EVALUATIONS
+
+    def __post_init__(self) -> None:
+        for name in self.policies:
+            if name not in PLANNERS:
+                registry.find(name)
+        if self.seeds < 1:
+            raise ReplayError(f"at least one seed is needed, not {self.seeds}")
+        if len(set(self.policies)) != len(self.policies):
+            raise ReplayError("each policy can be given once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    campaign: Campaign
+    policy: str
+    trace: Trace
+    name: str
+    seed: int
+    parameters: Parameters | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What tuning found for each rival, in words and numbers."""
+
+    name: str
+    """Of the traffic that was tuned on."""
+    tuned: dict[str, Tuned] = field(default_factory=dict)
+
+
+def tune(campaign: Campaign, trace: Trace, name: str, *, processes: int, said: Callable[[str], None]) -> Tuning:
+    """Search parameters of every rival of the campaign on other traffic, a rival to a process."""
+    tasks = [
+        _Task(campaign=campaign, policy=policy, trace=trace, name=name, seed=0)
+        for policy in campaign.policies
+        if policy in RIVALS
+    ]
+
+    def done(task: _Task, found: Tuned) -> None:
+        said(f"tuned {task.policy}: {found.text()}")
+
+    found = each(_tuned, tasks, processes=processes, done=done)
+    return Tuning(name=name, tuned={task.policy: answer for task, answer in zip(tasks, found, strict=True)})
+
+
+def runs(
+    campaign: Campaign,
+    played: Played,
+    *,
+    tuned: Tuning | None,
+    processes: int,
+    done: Callable[[Run], None],
+) -> tuple[Run, ...]:
+    """All runs, by policy, then seed."""
+    traces = [played.of_seed(seed) for seed in range(campaign.seeds)]
+    tasks = [
+        _Task(
+            campaign=campaign,
+            policy=policy,
+            trace=traces[seed],
+            name=played.name,
+            seed=seed,
+            parameters=tuned.tuned[policy].parameters if tuned is not None and policy in tuned.tuned else None,
+        )
+        for policy in campaign.policies
+        for seed in range(campaign.seeds)
+    ]
+    return tuple(each(_run, tasks, processes=processes, done=lambda _, run: done(run)))
+
+
+def report(
+    campaign: Campaign, found: Sequence[Run], trace: TraceFacts, *, settings: dict[str, Any], notes: Sequence[str]
+) -> ReplayReport:
+    """All of it."""
+    stage, slo = campaign.stage, campaign.stage.slo
+    goal = slo.ttft or slo.tpot
+    if goal is None:
+        raise ReplayError("an SLO needs a target for TTFT, TPOT or both")
+    given = {
+        name: value for name, value in stage.engine.__dict__.items() if value is not None and name != "vllm_version"
+    }
+    return ReplayReport(
+        traces=(trace,),
+        fleet=FleetFacts(
+            model=stage.model,
+            accelerator=stage.accelerator,
+            gpus=stage.gpus,
+            gpus_per_replica=stage.gpus_per_replica,
+            max_replicas=stage.max_replicas,
+            startup_seconds=stage.lifecycle.startup_seconds,
+            router=stage.router,
+            engine=given,
+            parked_counts=stage.parked_counts,
+        ),
+        goals=Goals(
+            ttft_seconds=None if slo.ttft is None else slo.ttft.seconds,
+            tpot_seconds=None if slo.tpot is None else slo.tpot.seconds,
+            percentile=goal.percentile,
+            min_attainment=slo.min_attainment,
+        ),
+        runs=tuple(found),
+        baseline=STATIC_PEAK if STATIC_PEAK in campaign.policies else campaign.policies[0],
+        settings=settings,
+        notes=tuple(notes),
+        version=wattkeeper.__version__,
+    )
+
+
+def trace_facts(name: str, trace: Trace) -> TraceFacts:
+    """What was played."""
+    minutes = np.bincount((trace.times_seconds // 60.0).astype(np.int64))
+    return TraceFacts(
+        name=name,
+        requests=len(trace),
+        span_seconds=trace.span_seconds,
+        mean_requests_per_second=len(trace) / trace.span_seconds,
+        peak_requests_per_second=float(minutes.max()) / 60.0,
+        mean_prompt_tokens=float(trace.prompt_tokens.mean()),
+        mean_output_tokens=float(trace.output_tokens.mean()),
+        repairs=trace.repairs,
+    )
+
+
+def _tuned(task: _Task) -> Tuned:
+    rival, campaign = registry.find(task.policy), task.campaign
+
+    def evaluate(parameters: Parameters) -> tuple[float, float]:
+        found = _run(replace(task, parameters=parameters))
+        return found.energy.total_kwh * JOULES_PER_KWH, found.requests.attainment or 0.0
+
+    return tuning.tune(
+        defaults=rival.defaults(campaign.setting),
+        grid=rival.grid(campaign.setting),
+        evaluate=evaluate,
+        goal=campaign.stage.slo.min_attainment,
+        evaluations=campaign.evaluations,
+    )
+
+
+def _run(task: _Task) -> Run:
+    campaign = task.campaign
+    make, parameters = _maker(task)
+    cell = Cell(
+        trace=task.trace,
+        trace_name=task.name,
+        stage=campaign.stage,
+        seed=task.seed,
+        parameters=parameters,
+        interval_seconds=campaign.interval_seconds,
+    )
+    return play(cell, make)
+
+
+def _maker(task: _Task) -> tuple[MakePolicy, dict[str, float | int | str | bool | None]]:
+    campaign, name = task.campaign, task.policy
+    if name in PLANNERS:
+        setup = planner_setup(campaign.stage, name, campaign.planner)
+        return make_planner(setup), {"tick_seconds": campaign.planner.tick_seconds, "check": campaign.planner.check}
+    rival = registry.find(name)
+    parameters = {**rival.defaults(campaign.setting), **(task.parameters or {})}
+    return lambda _deployment, _collector: rival.build(campaign.setting, parameters), {**parameters}
+
+
+def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSetup:
+    """What the operator is given under one of the names in PLANNERS."""
+    if choices.manifests is not None and name == "wattkeeper":
+        given = manifests.fitted(choices.manifests, stage)
+    else:
+        given = manifests.made(stage, PLANNERS[name])
+    believes = choices.believe_time != 1.0 or choices.believe_power != 1.0
+    profile = manifests.believed_profile(stage, time=choices.believe_time, power=choices.believe_power)
+    return PlannerSetup(
+        name=name,
+        service=given.service,
+        workload=given.workload,
+        profiles=(profile,) if believes else (),
+        energy=_energy_model(),
+        settings=OperatorSettings(
+            tick_seconds=choices.tick_seconds,
+            rate_window_seconds=stage.metrics.rate_window_seconds,
+            # Entries must outlive the time between two passes.
+            cap_ttl_seconds=max(OperatorSettings().cap_ttl_seconds, 4.0 * choices.tick_seconds),
+            replays=ReplaySettings(workers=1 if choices.check else 0, requests=choices.check_requests),
+        ),
+    )
+
+
+@functools.cache
+def _energy_model() -> EnergyModel:
+    return EnergyModel.load(None)
+
+
+def each(
+    work: Callable[[Task], Answer],
+    tasks: Sequence[Task],
+    *,
+    processes: int,
+    done: Callable[[Task, Answer], None],
+) -> list[Answer]:
+    """Answers in the order of the tasks; `done` is told of each as soon as it is there."""
+
+    def here() -> Iterable[Answer]:
+        for task in tasks:
+            answer = work(task)
+            done(task, answer)
+            yield answer
+
+    if processes <= 1 or len(tasks) <= 1:
+        return list(here())
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(work, task): task for task in tasks}
+        waiting = set(futures)
+        while waiting:
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                try:
+                    done(futures[future], future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        return [future.result() for future in futures]

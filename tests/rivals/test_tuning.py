@@ -1,0 +1,118 @@
+import pytest
+
+from tests.rivals.test_registry import SETTING
+from wattkeeper.rivals.registry import find
+from wattkeeper.rivals.settings import PolicySettingsError
+from wattkeeper.rivals.tuning import tune, tune_all
+
+TARGETS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Made:
+    """Attainment falls with the target, energy too; counts its calls."""
+
+    def __init__(self, limit: float = 0.3) -> None:
+        self.limit = limit
+        self.calls: list[dict[str, float]] = []
+
+    def __call__(self, parameters):
+        self.calls.append(dict(parameters))
+        target = parameters["target"]
+        window = parameters.get("window", 300.0)
+        attainment = 0.995 if target <= self.limit else 0.9 - 0.01 * target
+        return 1e6 / (1.0 + target) + window, attainment
+
+
+def test_least_energy_among_those_that_reach_the_goal():
+    made = Made(limit=0.6)
+    found = tune(defaults={"target": 5.0}, grid={"target": TARGETS}, evaluate=made, goal=0.99)
+    assert found.met
+    assert found.parameters == {"target": 0.5}
+    assert made.calls[0] == {"target": 5.0}
+    assert len(made.calls) == len(found.trials) <= 10
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.3, 0.6, 1.0, 2.0, 6.0, 20.0])
+def test_finds_the_edge_wherever_it_lies_with_few_evaluations(limit):
+    made = Made(limit=limit)
+    found = tune(defaults={"target": 5.0}, grid={"target": TARGETS}, evaluate=made, goal=0.99, evaluations=7)
+    assert found.parameters["target"] == max(value for value in TARGETS if value <= limit)
+    assert len(made.calls) <= 7
+
+
+def test_one_parameter_after_the_other():
+    made = Made(limit=0.6)
+    found = tune(
+        defaults={"target": 5.0, "window": 300.0},
+        grid={"target": TARGETS, "window": (60.0, 300.0, 1200.0)},
+        evaluate=made,
+        goal=0.99,
+    )
+    assert found.parameters == {"target": 0.5, "window": 60.0}
+    assert len(made.calls) <= 10
+    again = Made(limit=0.6)
+    tune(
+        defaults={"target": 5.0, "window": 300.0},
+        grid={"target": TARGETS, "window": (60.0, 300.0, 1200.0)},
+        evaluate=again,
+        goal=0.99,
+    )
+    assert again.calls == made.calls
+
+
+def test_where_nothing_reaches_the_goal_the_best_attainment_is_taken_and_said():
+    found = tune(defaults={"target": 5.0}, grid={"target": TARGETS}, evaluate=Made(limit=0.0), goal=0.99)
+    assert not found.met
+    assert found.parameters == {"target": 0.1}
+    assert "no trial reached 99 %, the best attainment was taken" in found.text()
+
+
+def test_defaults_win_where_they_are_best():
+    found = tune(defaults={"target": 0.7}, grid={"target": TARGETS}, evaluate=Made(limit=0.8), goal=0.99, evaluations=5)
+    assert found.parameters == {"target": 0.7}
+
+
+def test_nothing_to_tune_is_one_run():
+    made = Made()
+    found = tune(defaults={"target": 0.1}, grid={}, evaluate=made, goal=0.9)
+    assert len(made.calls) == 1
+    assert found.text() == "target 0.1 (99.50 % on the tuning days, 1 trials)"
+
+
+def test_all_start_from_what_the_static_fleet_needs():
+    asked = []
+
+    def evaluate(rival, setting, parameters):
+        asked.append(rival.name)
+        assert rival.build(setting, parameters).name == rival.name
+        # Seven replicas meet the goal where the demand over `replica_rps` says ten.
+        replicas = parameters.get("replicas", 8.0)
+        return 100.0 * replicas + parameters.get("power_cap_watts", 0.0), 1.0 if replicas >= 7.0 else 0.9
+
+    chosen = [find("static-cap"), find("static-peak"), find("static-p95"), find("wva")]
+    setting, found = tune_all(SETTING, rivals=chosen, evaluate=evaluate, goal=0.99)
+    assert list(found) == ["static-peak", "static-cap", "static-p95", "wva"]
+    assert found["static-peak"].parameters == {"replicas": 7.0}
+    assert setting.replicas_for(100.0) == 7
+    assert found["static-cap"].trials[0].parameters == {"replicas": 7.0, "power_cap_watts": 700.0}
+    assert found["static-cap"].parameters == {"replicas": 7.0, "power_cap_watts": 300.0}
+    assert found["static-p95"].parameters["replicas"] == setting.replicas_for(95.0)
+    assert all(asked.count(rival.name) <= 10 for rival in chosen)
+
+
+def test_bad_input_is_refused():
+    def run(**changes):
+        return tune(
+            **{"defaults": {"target": 1.0}, "grid": {"target": TARGETS}, "evaluate": Made(), "goal": 0.9, **changes}
+        )
+
+    with pytest.raises(PolicySettingsError, match=r"share in 0\.\.1, not 99"):
+        run(goal=99.0)
+    with pytest.raises(PolicySettingsError, match="at least one evaluation"):
+        run(evaluations=0)
+    with pytest.raises(PolicySettingsError, match="the grid names other, which is no parameter: target"):
+        run(grid={"other": (1.0,)})
+    with pytest.raises(PolicySettingsError, match="must ascend: 2, 1"):
+        run(grid={"target": (2.0, 1.0)})
+    with pytest.raises(PolicySettingsError, match="returned nan J"):
+        run(evaluate=lambda parameters: (float("nan"), 0.9))
