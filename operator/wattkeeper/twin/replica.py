@@ -150,13 +150,12 @@ class Replica:
                 self._refuse(request)
                 continue
             request.output = max(1, min(request.output, room))
-            prefix = None
-            if request.blocks and self.hardware.prefix_caching:
-                prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
-                request.cached = 0
-            elif not self.hardware.prefix_caching:
-                request.cached = 0
-            if offer(request.arrival, request.prompt, request.output, request.cached, request.priority, prefix) < 0:
+            prefix, cached = None, 0
+            if self.hardware.prefix_caching:
+                cached = request.cached
+                if request.blocks:
+                    prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
+            if offer(request.arrival, request.prompt, request.output, cached, request.priority, prefix) < 0:
                 raise WattkeeperError(
                     f"a request of {request.prompt} + {request.output} tokens does not fit into the KV cache of "
                     f"{self.hardware.model}: lower max_model_len"
