@@ -279,10 +279,15 @@ def test_namespaces_and_matchers_restrict(running):
     assert ("team", "sim") not in snapshot.pods
 
 
-def test_a_pod_that_goes_away_is_gone_at_once_and_not_after_the_lookback(fleet, source, snapshot):
+def test_a_pod_that_is_not_scraped_any_more_ages_and_a_new_source_does_not_know_it(fleet, source, snapshot):
     fleet.down.add("legacy")
     time.sleep(3)
     after = source.collect(time.time())
-    assert ("team", "legacy") in snapshot.pods
-    assert ("team", "legacy") not in after.pods
-    assert ("team", "both") in after.pods
+    before = snapshot.pods["team", "legacy"]
+    aged = after.pods["team", "legacy"]
+    assert aged.finished_requests == before.finished_requests
+    assert aged.age_seconds >= 2.0, "what it last said stands, and its age tells"
+    assert after.pods["team", "both"].age_seconds < 2.0
+    fresh = PrometheusSource(source._settings)
+    assert ("team", "legacy") not in fresh.collect(time.time()).pods, "its series ended with the failed scrape"
+    fresh.close()
