@@ -145,7 +145,9 @@ def test_unfinished_requests_are_refused():
 
 
 def test_vidurs_steps_take_what_the_twins_take(monkeypatch):
-    form = lambda *fields: fields  # noqa: E731
+    def form(*fields):
+        return fields
+
     monkeypatch.setattr(vidur_driver.importlib, "import_module", lambda _: SimpleNamespace(ExecutionTime=form))
     monkeypatch.setattr(vidur_driver._Coefficients, "seconds", (1.0, 0.1, 0.01, 0.001, 1e-6), raising=False)
     requests = [

@@ -66,7 +66,8 @@ class SimulatedCluster:
 
     def _live(self) -> Object:
         found = self.objects.shelves["deployments"].get(*self._workload)
-        assert found is not None  # noqa: S101 - nobody deletes it
+        if found is None:
+            raise KeyError(f"the Deployment {'/'.join(self._workload)} is gone, and no policy deletes one")
         return found
 
     @property

@@ -100,9 +100,10 @@ class Trace:
         times: FloatArray,
         index: IntArray,
         span_seconds: float,
-        copy: IntArray | None = None,  # noqa: ARG002 only prefix blocks need it
+        copy: IntArray | None = None,
     ) -> "Trace":
         """Requests `index` at other times, sorted. `copy` numbers repetitions of one request."""
+        del copy  # for subclasses whose requests carry more than lengths
         order = np.argsort(times, kind="stable")
         index = index[order]
         return Trace(

@@ -16,7 +16,7 @@ import importlib.resources
 import itertools
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -315,22 +315,3 @@ def replica_hardware(*, model: str, accelerator: str, engine: EngineSettings) ->
         cache_dtype=dtype,
         max_num_active_seqs=engine.max_num_active_seqs,
     )
-
-
-def perturbed(spec: ReplicaHardware, *, time: float = 1.0, power: float = 1.0) -> ReplicaHardware:
-    """The same replica with all step times and all watts multiplied: a world that others do not know as well.
-
-    Joules of a step grow with both. Raises ValueError where a factor is not positive.
-    """
-    if not (0.0 < time < math.inf and 0.0 < power < math.inf):
-        raise ValueError(f"factors of time and power must be positive, not {time} and {power}")
-
-    def all_times(values: Terms, factor: float) -> Terms:
-        d0, decode, kv, prefill, attention = values
-        return (factor * d0, factor * decode, factor * kv, factor * prefill, factor * attention)
-
-    levels = tuple(
-        replace(level, seconds=all_times(level.seconds, time), joules=all_times(level.joules, time * power))
-        for level in spec.levels
-    )
-    return replace(spec, levels=levels, static_watts=power * spec.static_watts, idle_watts=power * spec.idle_watts)
