@@ -21,6 +21,7 @@ from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.replays import Replays
 from wattkeeper.controller.settings import OperatorSettings
+from wattkeeper.domain.plan import Plan
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.replay.cluster import SimulatedCluster
 from wattkeeper.replay.objects import InProcessApi
@@ -113,6 +114,11 @@ class PlannerPolicy:
     def _note(self, text: str, count: int, time_seconds: float) -> None:
         known = self._notes.get(text) or Note(text=text, count=0, first_seconds=time_seconds)
         self._notes[text] = replace(known, count=known.count + count)
+
+    @property
+    def plan(self) -> Plan | None:
+        """In force since the last pass; None before the first."""
+        return next((state.plan for state in self._loop.states.values()), None)
 
     @property
     def remarks(self) -> tuple[Note, ...]:
