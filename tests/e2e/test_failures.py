@@ -113,7 +113,7 @@ def test_kubectl_shows_the_fleet_at_a_glance(stack: Fleets, operator: str) -> No
     assert service_row["TTFT"].endswith("ms")
     node_row = row("npc", stack.nodes[0])
     assert " ".join(node_row) == "NAME LIMITS HEARTBEAT AGE"
-    assert re.match(r"8 GPUs[, ]", node_row["LIMITS"])  # "8 GPUs, none limited" until the first limit is in force
+    assert re.fullmatch(r"8 GPUs, none limited|\d of 8 GPUs limited to [\d-]+ W", node_row["LIMITS"])
     described = stack.cluster.kubectl("describe", "wis", "chat", where)
     assert "TTFT p95 is" in described
     assert "Message:" in described
