@@ -1,0 +1,222 @@
+"""Loaders of measured runs under power limits and locked clocks, on single workstation and consumer cards.
+
+No public data moves the limit of a datacentre card under a serving load; these are what there is. Both sets are read
+into one table, one row per steady state (`CAP_COLUMNS`):
+`source`; `curve` (card, model, phase and concurrency: everything but the limit); `gpu`, `engine`, `model`; `phase`
+(prefill or decode), `moe` (1 where experts are routed), `concurrency` (requests at once); `cap_watts` (asked for),
+`tdp_watts` (rated), `watts` (drawn, mean), `sm_mhz` (mean; NaN: not published), `tokens_per_second`,
+`request_seconds` (mean from send to end; NaN: not published).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wattkeeper.domain.errors import DataFileError
+from wattkeeper.energy.data import Source, content_sha256
+
+CAP_COLUMNS = (
+    "source", "curve", "gpu", "engine", "model", "phase", "moe", "concurrency", "cap_watts", "tdp_watts", "watts",
+    "sm_mhz", "tokens_per_second", "request_seconds",
+)  # fmt: skip
+
+RTX_CURVES = Source(
+    name="club-3090-caps",
+    repository="noonghunna/club-3090",
+    commit="4a29ab5",
+    paths=("docs/img/power-cap-*.py (the data in them, as powercap_curves.csv)",),
+    folder="powercap/rtx-curves",
+    flat_file="powercap_curves.csv",
+    licence="Apache-2.0",
+    rows=202,
+    sha256="5b4eae5a306be386ce5b677554b3439b096cf55280287e60b3dc083ec9dc9cbc",
+)
+RTX_CLOCKS = Source(
+    name="club-3090-clocks",
+    repository="noonghunna/club-3090",
+    commit="4a29ab5",
+    paths=("docs/img/freq-cap-*.py (the data in them, as freqcap_5090.csv)",),
+    folder="powercap/rtx-curves",
+    flat_file="freqcap_5090.csv",
+    licence="Apache-2.0",
+    rows=28,
+    sha256="2f362062cdff2670f6de1d27a448c23b9c938d2986d9a2d9d684824b14d1211c",
+)
+RTX_PRO_6000 = Source(
+    name="rtx-pro-6000-caps",
+    repository="Light-Heart-Labs/MMBT-Messy-Model-Bench-Tests",
+    commit="ec660c1",
+    paths=("hardware-tests/vllm-power-sweep-2026-04-29/phase*/*.csv",),
+    folder="powercap/rtx-pro-6000-vllm",
+    flat_file="",
+    licence="MIT",
+    rows=28,
+    sha256="6d6ad5110b99627d6c27f79e379abaebd985c7354f5d62b33b8620285f43b5e4",
+)
+
+_CURVE_WORDS = ("gpu", "engine", "model", "phase", "curve")
+_CURVE_NUMBERS = ("tdp", "concurrency", "cap_w", "tps", "power_w")
+_CELLS = {
+    "phase1-dense-27b-n32": ("Qwen3.6-27B-AWQ", 0.0, 32.0),
+    "phase1b-dense-27b-n1": ("Qwen3.6-27B-AWQ", 0.0, 1.0),
+    "phase2-coder-next-n32": ("Qwen3-Coder-Next-AWQ", 1.0, 32.0),
+    "phase2b-coder-next-n1": ("Qwen3-Coder-Next-AWQ", 1.0, 1.0),
+}
+"""Folder -> model, whether experts are routed, requests at once."""
+_PRO_6000_CAPS = (300, 350, 400, 450, 500, 550, 600)
+_PRO_6000_TDP_WATTS = 600.0
+_WARM_UP_SECONDS = 15.0
+"""Cut from the beginning of a cell: caches fill, and the card settles at its limit."""
+
+
+def load_cap_curves(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """All rows under power limits, by curve and limit. `check=False` accepts other content than the expected one.
+
+    Raises DataFileError: missing, unreadable, changed content, or impossible figures, with the file and the row.
+    """
+    table = pd.concat([_rtx_curves(folder, check=check), _rtx_pro_6000(folder, check=check)], ignore_index=True)
+    return table.sort_values(["curve", "cap_watts"], kind="stable", ignore_index=True)[list(CAP_COLUMNS)]
+
+
+def load_clock_grid(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """Decode on one RTX 5090 at locked clocks: `memory_mhz`, `sm_mhz`, `tokens_per_second`, `watts`.
+
+    Raises DataFileError as `load_cap_curves` does.
+    """
+    path = folder / RTX_CLOCKS.folder / RTX_CLOCKS.flat_file
+    raw = _numbers(RTX_CLOCKS, path, ("mem_mhz", "gpu_mhz", "narr_tps", "code_tps", "power_w"))
+    if check:
+        _check(RTX_CLOCKS, raw)
+    table = pd.DataFrame(
+        {
+            "memory_mhz": raw["mem_mhz"],
+            "sm_mhz": raw["gpu_mhz"],
+            "tokens_per_second": (raw["narr_tps"] + raw["code_tps"]) / 2.0,
+            "watts": raw["power_w"],
+        }
+    )
+    _refuse(path, ~_positive(table), "a clock, rate or power is missing or not positive")
+    return table
+
+
+def _rtx_curves(folder: Path, *, check: bool) -> pd.DataFrame:
+    path = folder / RTX_CURVES.folder / RTX_CURVES.flat_file
+    raw = _numbers(RTX_CURVES, path, (*_CURVE_NUMBERS, "sm_mhz"), words=_CURVE_WORDS)
+    if check:
+        _check(RTX_CURVES, raw.drop(columns="sm_mhz"))
+    table = pd.DataFrame(
+        {
+            "source": RTX_CURVES.name,
+            "curve": raw["curve"],
+            "gpu": raw["gpu"],
+            "engine": raw["engine"],
+            "model": raw["model"],
+            "phase": raw["phase"],
+            "moe": raw["model"].str.contains("MoE").astype(float),
+            "concurrency": raw["concurrency"],
+            "cap_watts": raw["cap_w"],
+            "tdp_watts": raw["tdp"],
+            "watts": raw["power_w"],
+            "sm_mhz": raw["sm_mhz"],
+            "tokens_per_second": raw["tps"],
+            "request_seconds": np.nan,
+        }
+    )
+    return _plausible(path, table)
+
+
+def _rtx_pro_6000(folder: Path, *, check: bool) -> pd.DataFrame:
+    base = folder / RTX_PRO_6000.folder
+    rows, read = [], []
+    for cell, (model, moe, concurrency) in _CELLS.items():
+        for cap in _PRO_6000_CAPS:
+            load = _bare(base / cell / f"load_{cap}w.csv", ("worker", "start", "end", "tokens"))
+            power = _bare(base / cell / f"power_{cap}w.csv", ("time", "gpu", "watts", "celsius", "mhz", "busy"))
+            read += [load.assign(cell=cell, cap=cap), power.assign(cell=cell, cap=cap)]
+            begin, end = load["start"].min() + _WARM_UP_SECONDS, load["end"].max()
+            ended = load[load["end"] > begin]
+            steady = power[(power["time"] > begin) & (power["time"] < end - 2.0)]
+            if ended.empty or steady.empty:
+                raise DataFileError(
+                    f"{base / cell}, {cap} W: nothing is left after {_WARM_UP_SECONDS:g} s of warming up"
+                )
+            rows.append(
+                {
+                    "source": RTX_PRO_6000.name,
+                    "curve": cell,
+                    "gpu": "RTXPRO6000",
+                    "engine": "vLLM",
+                    "model": model,
+                    "phase": "decode",
+                    "moe": moe,
+                    "concurrency": concurrency,
+                    "cap_watts": float(cap),
+                    "tdp_watts": _PRO_6000_TDP_WATTS,
+                    "watts": steady["watts"].mean(),
+                    "sm_mhz": steady["mhz"].mean(),
+                    "tokens_per_second": ended["tokens"].sum() / (end - begin),
+                    "request_seconds": (ended["end"] - ended["start"]).mean(),
+                }
+            )
+    if check:
+        _check(RTX_PRO_6000, pd.concat(read, ignore_index=True).fillna(-1.0))
+    return _plausible(base, pd.DataFrame(rows))
+
+
+def _numbers(source: Source, path: Path, numbers: tuple[str, ...], *, words: tuple[str, ...] = ()) -> pd.DataFrame:
+    try:
+        raw = pd.read_csv(path, dtype="str", keep_default_na=False)
+    except FileNotFoundError as error:
+        raise DataFileError(f"{path} is missing: {source.how_to_get}") from error
+    except (OSError, ValueError) as error:
+        raise DataFileError(f"{path} cannot be read ({error}): {source.how_to_get}") from error
+    lost = [name for name in (*words, *numbers) if name not in raw.columns]
+    if lost:
+        raise DataFileError(f"{path}: columns {', '.join(lost)} are missing: {source.how_to_get}")
+    used = raw[[*words, *numbers]].copy()
+    for name in numbers:
+        used[name] = pd.to_numeric(raw[name], errors="coerce").astype(np.float64)
+    return used
+
+
+def _bare(path: Path, names: tuple[str, ...]) -> pd.DataFrame:
+    """A file without a header."""
+    try:
+        raw = pd.read_csv(path, header=None, names=list(names), dtype=np.float64, skipinitialspace=True)
+    except FileNotFoundError as error:
+        raise DataFileError(f"{path} is missing: {RTX_PRO_6000.how_to_get}") from error
+    except (OSError, ValueError) as error:
+        raise DataFileError(f"{path} cannot be read ({error}): {RTX_PRO_6000.how_to_get}") from error
+    _refuse(path, raw.isna().any(axis=1), f"one of {', '.join(names)} is missing or no number")
+    return raw
+
+
+def _check(source: Source, raw: pd.DataFrame) -> None:
+    found = content_sha256(raw)
+    if found != source.sha256:
+        raise DataFileError(
+            f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
+            f"({source.sha256}): {source.how_to_get}"
+        )
+
+
+def _plausible(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    needed = table[["concurrency", "cap_watts", "tdp_watts", "watts", "tokens_per_second"]]
+    _refuse(path, ~_positive(needed), "a figure is missing or not positive")
+    # A card may overshoot its limit by a few watts, and consumer cards take limits above their rating.
+    _refuse(path, table["watts"] > 1.05 * table["cap_watts"], "more watts drawn than the limit allows: another unit?")
+    _refuse(path, table["cap_watts"] > 1.5 * table["tdp_watts"], "the limit is far above the rating: another unit?")
+    _refuse(path, ~table["phase"].isin(["prefill", "decode"]), "the phase is neither prefill nor decode")
+    return table
+
+
+def _positive(table: pd.DataFrame) -> pd.Series:
+    figures = table.to_numpy(dtype=np.float64)
+    return pd.Series((np.isfinite(figures) & (figures > 0)).all(axis=1), index=table.index)
+
+
+def _refuse(path: Path, bad: pd.Series, reason: str) -> None:
+    if bad.any():
+        first = int(np.flatnonzero(bad.to_numpy())[0])
+        raise DataFileError(f"{path}: {int(bad.sum())} rows cannot be used, the first is row {first + 1}: {reason}")

@@ -1,0 +1,50 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from wattkeeper.domain.errors import DataFileError
+from wattkeeper.energy import caps_evaluate, powercap_data
+
+
+def test_all_curves_with_plain_units(data_folder):
+    table = powercap_data.load_cap_curves(data_folder)
+    assert list(table.columns) == list(powercap_data.CAP_COLUMNS)
+    assert len(table) == 230
+    assert table["curve"].nunique() == 12
+    pro = table[table["source"] == "rtx-pro-6000-caps"].set_index(["curve", "cap_watts"])
+    # What the publishers' own summary says of the same cell, ramp and drain included.
+    assert pro.loc[("phase1-dense-27b-n32", 300.0), "tokens_per_second"] == pytest.approx(1033.5, rel=0.02)
+    assert pro.loc[("phase1-dense-27b-n32", 300.0), "sm_mhz"] == pytest.approx(1144, rel=0.02)
+    assert len(powercap_data.load_clock_grid(data_folder)) == 28
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("92.2,189.72", "92.2,nan", "row 1: a figure is missing"),
+        ("92.2,189.72", "92.2,18972", "row 1: more watts drawn than the limit allows"),
+        ("92.2,189.72", "-92.2,189.72", "row 1: a figure is missing or not positive"),
+    ],
+)
+def test_impossible_rows_are_refused_with_file_row_and_reason(data_folder, tmp_path, old, new, says):
+    shutil.copytree(data_folder / "powercap", tmp_path / "powercap")
+    path = tmp_path / "powercap/rtx-curves/powercap_curves.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataFileError, match="is not the expected one"):
+        powercap_data.load_cap_curves(tmp_path)
+    with pytest.raises(DataFileError, match=says):
+        powercap_data.load_cap_curves(tmp_path, check=False)
+
+
+def test_a_missing_file_says_where_it_comes_from(tmp_path):
+    with pytest.raises(DataFileError, match="club-3090"):
+        powercap_data.load_cap_curves(tmp_path)
+
+
+def test_the_highest_limit_is_the_reference_and_no_row(data_folder):
+    for curve in caps_evaluate.curves(data_folder, watts_known=True):
+        assert (np.diff(curve.cap_watts) > 0).all()
+        assert (curve.relative > 0).all()
+        assert curve.facts.uncapped_watts is not None
+    assert all(curve.facts.uncapped_watts is None for curve in caps_evaluate.curves(data_folder, watts_known=False))
