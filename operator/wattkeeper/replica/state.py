@@ -71,7 +71,7 @@ class EngineState:
         self._blocks = config.kv_blocks
         """KV blocks, each counted as often as it is shared."""
         self._promised = 0
-        """Blocks that those running will hold at most; while there are so many, memory cannot run out."""
+        """Tokens that those running will hold at the end; while there is room for them all, memory cannot run out."""
         # Decoding sequences.
         self._step = 0
         self._decodes = 0
@@ -362,7 +362,7 @@ class EngineState:
                 self._residues[(context - self._step) % size] -= 1
             self._end[i] = -1
         self._running -= 1
-        self._promised -= self._total[i] // size + 1
+        self._promised -= self._total[i]
         if self._cache is None:
             return blocks
         self._cache.sync(free)

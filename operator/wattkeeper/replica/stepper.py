@@ -68,8 +68,10 @@ class Replica(Intake):
         coming, counted = arrival[head], self._counted
         due = ends[0] >> KEY_BITS if ends else KEY_MASK
         voids = len(ends) > decodes
-        ample = cache is None and promised <= blocks
-        free, exact, held, shared = 0, False, 0, 0
+        # Beyond what requests hold at most, one block of each for rounding up, and the watermark.
+        roomy = -1 if cache is not None else (blocks - watermark - config.max_num_seqs) * size
+        ample = promised <= roomy
+        contended, free, exact, held, shared = False, 0, False, 0, 0
         found: list[int] = []
         completed: list[int] = []
         leaving: list[int] = []
@@ -78,7 +80,8 @@ class Replica(Intake):
             if managed:
                 head = self._arrive(now, head)
                 coming = arrival[head]
-            tokens, products, contended, budget = 0, 0.0, False, batched - decodes
+            tokens, products = 0, 0.0
+            budget = batched - decodes
             if not ample:
                 if not counted:
                     self.count_residues()
@@ -118,7 +121,7 @@ class Replica(Intake):
                         completed.append(i)
                 for i in completed:
                     partials.remove(i)
-            if budget and running < slots and (coming <= now or front) and not contended:
+            if (coming <= now or front) and budget and running < slots and not contended:
                 while budget:
                     if front:
                         i = front[-1]
@@ -127,8 +130,8 @@ class Replica(Intake):
                     else:
                         break
                     goal = target[i]
-                    footprint = total[i] // size + 1
-                    if ample and promised + footprint + watermark > blocks:
+                    promised += total[i]
+                    if ample and promised > roomy:
                         ample = False
                         if not counted:
                             self.count_residues()
@@ -142,6 +145,7 @@ class Replica(Intake):
                                 used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
                                 free, exact = blocks - used // size - held, True
                             if free < 0:
+                                promised -= total[i]
                                 break
                             cache.sync(free)
                             found, shared = [], 0
@@ -154,6 +158,7 @@ class Replica(Intake):
                                 used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
                                 free, exact = blocks - used // size - held, True
                             if need + watermark > free and (running or need > free):
+                                promised -= total[i]
                                 break
                     have = hit[i]
                     chunk = goal - have
@@ -161,6 +166,7 @@ class Replica(Intake):
                         chunk = limit
                     if chunk > budget:
                         if not chunked:
+                            promised -= total[i]
                             break
                         chunk = budget
                     if front:
@@ -170,7 +176,6 @@ class Replica(Intake):
                         coming = arrival[head]
                     order.append(i)
                     running += 1
-                    promised += footprint
                     if journal is not None and i not in self._preempted:
                         journal.admitted.append((i, now, have))
                     budget -= chunk
@@ -193,7 +198,8 @@ class Replica(Intake):
                                 blocks += shared
                     if running == slots:
                         break
-            steps, served, reads = 1, decodes, kv + decodes
+            steps, served = 1, decodes
+            reads = kv + decodes
             if not tokens and not contended:
                 stop = until
                 if now < coming < until and running < slots and (ranked or not front):
@@ -219,28 +225,34 @@ class Replica(Intake):
                 steps, served, reads, tokens, products = 1, *self.serve_contended(completed)
                 decodes, kv, running, promised = self._decodes, self._kv_tokens, self._running, self._promised
                 blocks, due, voids = self._blocks, self.next_end(), True
-                ample = cache is None and promised <= blocks
+                ample = promised <= roomy
                 if not (served or tokens):
+                    contended = False
                     continue
             # The first iteration takes `start` seconds, each further one `growth` more.
-            start, growth, number = d0 + dn * served + dkv * reads, dkv * served, served
+            growth = dkv * served
+            start, number = d0 + dn * served + dkv * reads, served
             if tokens or contended:
                 start += dt * tokens + da * products
-                prefill_steps += 1 if tokens else 0
-                stop = until
+                stop, contended = until, False
                 if completed:
                     # As vLLM counts: whole prompts, cached tokens included, when they are done; else nothing of them.
                     number += len(completed)
                     for i in completed:
                         if first[i] < 0.0:
                             number += prompt[i]
-                elif not budget and ample and len(partials) == 1 and not voids and longest > 1:
+                elif ample and not budget and len(partials) == 1 and not voids:
                     # One prompt gets the whole budget, and will as long as it needs more and no sequence ends.
                     i = partials[0]
-                    steps = min((target[i] - computed[i] - 1) // tokens + 1, due - step)
+                    steps = (target[i] - computed[i] - 1) // tokens + 1
+                    if steps > due - step:
+                        steps = due - step
+                    if steps > longest:
+                        steps = longest
                     growth += da * tokens * tokens
             if steps == 1:
                 seconds, pairs = start, 0
+                kv_read += reads
             else:
                 pairs = steps * (steps - 1) // 2
                 seconds, span = steps * start + growth * pairs, stop - now
@@ -257,12 +269,13 @@ class Replica(Intake):
                         steps -= 1
                         pairs -= steps
                         seconds = steps * start + growth * pairs
+                kv_read += steps * reads + served * pairs
                 if tokens:
                     computed[partials[0]] += (steps - 1) * tokens
                     products = steps * products + tokens * tokens * pairs
                     tokens *= steps
-                    prefill_steps += steps - 1
             if tokens:
+                prefill_steps += steps
                 prefill_tokens += tokens
                 all_products += products
             gained = served * steps
@@ -278,13 +291,13 @@ class Replica(Intake):
             step += steps
             kv += gained
             decode_tokens += gained
-            kv_read += steps * reads + served * pairs
             if cache is not None and (completed or step >= due):
                 used = kv + sum(map(mul, residues, padding[step % size]))
                 cache.sync(blocks - used // size - self.held_blocks(completed))
             if step >= due:
-                while ends and (key := ends[0]) >> KEY_BITS <= step:
-                    heappop(ends)
+                while due <= step:
+                    key = heappop(ends)
+                    due = ends[0] >> KEY_BITS if ends else KEY_MASK
                     i = key & KEY_MASK
                     if not voids or end[i] == key >> KEY_BITS:
                         finish[i] = now
@@ -292,16 +305,15 @@ class Replica(Intake):
                         decodes -= 1
                         running -= 1
                         kv -= context
-                        promised -= context // size + 1
+                        promised -= context
                         if counted:
                             residues[(context - step) % size] -= 1
                         if journal is not None:
                             journal.finished.append((i, now))
                         if cache is not None:
                             leaving.append(i)
-                due = ends[0] >> KEY_BITS if ends else KEY_MASK
                 if not ample:
-                    ample = cache is None and promised <= blocks
+                    ample = promised <= roomy
             if completed:
                 for i in completed:
                     if first[i] < 0.0:
@@ -314,7 +326,7 @@ class Replica(Intake):
                     if context == last:
                         finish[i] = now
                         running -= 1
-                        promised -= last // size + 1
+                        promised -= last
                         if journal is not None:
                             journal.finished.append((i, now))
                         if cache is not None:
@@ -329,7 +341,7 @@ class Replica(Intake):
                         if done < due:
                             due = done
                 completed.clear()
-            if leaving and cache is not None:
+            if cache is not None and leaving:
                 leaving.sort(key=cache.turn)
                 for i in leaving:
                     cache.release(i, (total[i] + size - 1) // size)
