@@ -159,16 +159,6 @@ class EngineState:
         """When the next request comes that was not come to yet; infinite where none is known."""
         return self._arrival[self._head]
 
-    def crowded_seconds(self, requests: float) -> float:
-        """A time until which certainly no more than so many requests have come that are not finished.
-
-        Not above `now` where there are more; infinite where there cannot be.
-        """
-        at = self._head + requests - self._running - len(self._front)
-        if at < self._head:
-            return -math.inf
-        return math.inf if at >= len(self._target) else self._arrival[int(at)]
-
     @property
     def waiting(self) -> int:
         """Requests that have come and are not admitted; those preempted are among them."""

@@ -231,17 +231,11 @@ class Replica(Intake):
                     continue
             # The first iteration takes `start` seconds, each further one `growth` more.
             growth = dkv * served
-            start, number = d0 + dn * served + dkv * reads, served
+            start = d0 + dn * served + dkv * reads
             if tokens or contended:
                 start += dt * tokens + da * products
                 stop, contended = until, False
-                if completed:
-                    # As vLLM counts: whole prompts, cached tokens included, when they are done; else nothing of them.
-                    number += len(completed)
-                    for i in completed:
-                        if first[i] < 0.0:
-                            number += prompt[i]
-                elif ample and not budget and len(partials) == 1 and not voids:
+                if ample and not budget and len(partials) == 1 and not completed and not voids:
                     # One prompt gets the whole budget, and will as long as it needs more and no sequence ends.
                     i = partials[0]
                     steps = (target[i] - computed[i] - 1) // tokens + 1
@@ -279,10 +273,7 @@ class Replica(Intake):
                 prefill_tokens += tokens
                 all_products += products
             gained = served * steps
-            if journal is not None:
-                if number:
-                    runs += (start, growth, steps, served, number)
-            else:
+            if journal is None:
                 squares = pairs * (2 * steps - 1) / 3.0
                 sequence_seconds += served * seconds
                 kv_seconds += reads * seconds + served * (start * pairs + growth * squares)
@@ -314,10 +305,14 @@ class Replica(Intake):
                             leaving.append(i)
                 if not ample:
                     ample = promised <= roomy
+            number = served
             if completed:
                 for i in completed:
+                    # As vLLM counts: whole prompts, cached tokens included, when they are done; else nothing of them.
+                    number += 1
                     if first[i] < 0.0:
                         first[i] = now
+                        number += prompt[i]
                         if journal is not None:
                             journal.first_tokens.append((i, now))
                     elif journal is not None:
@@ -341,6 +336,8 @@ class Replica(Intake):
                         if done < due:
                             due = done
                 completed.clear()
+            if journal is not None and number:
+                runs += (start, growth, steps, served, number)
             if cache is not None and leaving:
                 leaving.sort(key=cache.turn)
                 for i in leaving:

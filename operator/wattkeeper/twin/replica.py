@@ -17,6 +17,7 @@ from wattkeeper.replica.engine import Coefficients, EngineConfig, Prefix, Work
 from wattkeeper.replica.journal import Journal
 from wattkeeper.twin.bookkeeping import Bookkeeper
 from wattkeeper.twin.counters import EngineCounters
+from wattkeeper.twin.crowd import Crowd
 from wattkeeper.twin.governor import Governor
 from wattkeeper.twin.hardware import ClockLevel, ReplicaHardware
 from wattkeeper.twin.request import Request
@@ -68,12 +69,14 @@ class Replica:
         self._old = 0
         self._books = Bookkeeper(max_model_len=hardware.max_model_len, prefix_caching=hardware.prefix_caching)
         self._governor = Governor(hardware)
+        self._crowd = Crowd()
         self._energy_joules = 0.0
         self._settled = self._engine.activity
         """Up to where energy is priced."""
         self._window: Work | None = None
         """Since when the governor has to judge; None while the cap cannot bind."""
         self._window_end = 0.0
+        self._judge()
 
     # Levers and gauges
 
@@ -86,6 +89,7 @@ class Replica:
             self._settle()
             governor.set_power(cap_watts=cap, top=top)
             self._follow()
+            self._judge()
 
     @property
     def now(self) -> float:
@@ -143,24 +147,31 @@ class Replica:
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Hand over requests in order of arrival, none earlier than those handed over before."""
-        offer, mine, longest = self._engine.offer, self._requests, self.hardware.max_model_len
+        offer, mine = self._engine.offer, self._requests
+        prompts: list[int] = []
+        longest, caching = self.hardware.max_model_len, self.hardware.prefix_caching
         for request in requests:
-            room = longest - request.prompt
+            prompt, output = request.prompt, request.output
+            room = longest - prompt
             if room < 1:
                 self._refuse(request)
                 continue
-            request.output = max(1, min(request.output, room))
+            if not 1 <= output <= room:
+                request.output = output = max(1, min(output, room))
             prefix, cached = None, 0
-            if self.hardware.prefix_caching:
+            if caching:
                 cached = request.cached
                 if request.blocks:
                     prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
-            if offer(request.arrival, request.prompt, request.output, cached, request.priority, prefix) < 0:
+            if offer(request.arrival, prompt, output, cached, request.priority, prefix) < 0:
+                self._crowd.add(prompts)
                 raise WattkeeperError(
-                    f"a request of {request.prompt} + {request.output} tokens does not fit into the KV cache of "
+                    f"a request of {prompt} + {output} tokens does not fit into the KV cache of "
                     f"{self.hardware.model}: lower max_model_len"
                 )
             mine.append(request)
+            prompts.append(prompt)
+        self._crowd.add(prompts)
 
     def unfinished(self) -> list[Request]:
         """All requests sent here that are neither finished nor refused."""
@@ -171,6 +182,7 @@ class Replica:
         for i in self._engine.unfinished():
             if self._requests[i] is request:
                 self._books.counters.finished["abort"] += 1
+                self._crowd.leave((request.prompt,))
                 return self._engine.abort(i)
         return False
 
@@ -178,6 +190,7 @@ class Replica:
         """Give up everything that is not finished (the process ends); returns it."""
         engine, lost = self._engine, self.unfinished()
         self._books.counters.finished["abort"] += sum(request.arrival <= engine.now for request in lost)
+        self._crowd.leave([request.prompt for request in lost])
         for i in engine.unfinished():
             engine.abort(i)
         return lost
@@ -195,16 +208,16 @@ class Replica:
 
     def run(self, until: float) -> None:
         """Advance to `until`; an iteration that starts before it is completed, so `now` may end up slightly later."""
-        engine, journal, governor = self._engine, self._journal, self._governor
+        engine, journal, governor, crowd = self._engine, self._journal, self._governor, self._crowd
         while engine.now < until:
-            horizon = engine.crowded_seconds(governor.harmless)
+            horizon = crowd.harmless_until(self._requests) if governor.free else -math.inf
             if horizon > engine.now:
                 self._window = None
                 engine.advance(min(until, horizon))
             else:
                 self._run_window(until)
-        if journal.finished or engine.has_refused:
-            self._take()
+            if journal.finished or engine.has_refused:
+                self._take()
         if len(journal.iterations) > _LONG_JOURNAL:
             self._add_up()
 
@@ -239,6 +252,13 @@ class Replica:
         """Iterate at the governor's level from now on."""
         self._engine.set_coefficients(_coefficients(self.hardware.levels[self._governor.level]))
 
+    def _judge(self) -> None:
+        """Find anew how many requests cannot reach the cap."""
+        self._take()
+        fixed, decode, kv = self._governor.worst
+        unfinished = frozenset(self._engine.unfinished())
+        self._crowd.set_margins(fixed=fixed, decode=decode, kv=kv, requests=self._requests, unfinished=unfinished)
+
     # Account
 
     def _settle(self, level: int | None = None) -> None:
@@ -260,17 +280,21 @@ class Replica:
 
     def _take(self) -> None:
         """Finished and refused requests from the stepper."""
-        engine, requests = self._engine, self._requests
+        engine, requests, leave = self._engine, self._requests, self._crowd.leave
         finished = self._books.follow(self._journal, requests, engine.preempted)
         self.finished += finished
+        leave([request.prompt for request in finished])
         refused = engine.take_refused()
         self._books.counters.admission_rejections += len(refused)
         for i in refused:
             requests[i].refusal = "queue_full"
             self.refused.append(requests[i])
+            leave((requests[i].prompt,))
         self._old += len(finished)
         if self._old > _OLD_REQUESTS:
-            del requests[: engine.forget_finished()]
+            forgotten = engine.forget_finished()
+            del requests[:forgotten]
+            self._crowd.forget(forgotten)
             self._old = 0
 
     def _add_up(self) -> None:
