@@ -70,8 +70,7 @@ class Bookkeeper:
         first, increment, steps, served, tokens = rows.T
         counters = self.counters
         counters.iteration_tokens.observe(tokens, steps)
-        decodes = served > 0.0
-        counters.inter_token_seconds.observe_ramps(first[decodes], increment[decodes], steps[decodes], served[decodes])
+        counters.inter_token_seconds.observe_ramps(first, increment, steps, served)
         counters.generation_tokens += int((steps * served).sum())
 
     def _add_answered(self) -> None:
@@ -91,7 +90,7 @@ class Bookkeeper:
         last = _array([request.last_token for request in finished])
         prompt = _array([request.prompt for request in finished])
         output = _array([request.output for request in finished])
-        cached = _array([request.cached for request in finished])
+        cached = _array([request.cached for request in finished]) if self._prefix_caching else 0.0
         preemptions = _array([request.preemptions for request in finished])
         counters.e2e_seconds.observe(last - arrival + FRONT_END_SECONDS)
         counters.queue_seconds.observe(scheduled - arrival)

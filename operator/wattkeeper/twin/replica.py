@@ -71,8 +71,8 @@ class Replica:
         self._governor = Governor(hardware)
         self._crowd = Crowd()
         self._energy_joules = 0.0
-        self._settled = self._engine.activity
-        """Up to where energy is priced."""
+        self._settled = (now, 0.0, *self._engine.work)
+        """Time, busy time and work up to where energy is priced."""
         self._window: Work | None = None
         """Since when the governor has to judge; None while the cap cannot bind."""
         self._window_end = 0.0
@@ -115,7 +115,7 @@ class Replica:
     @property
     def busy_seconds(self) -> float:
         """Time with an iteration running."""
-        return self._engine.activity.busy_seconds
+        return self._engine.busy_seconds
 
     @property
     def counters(self) -> EngineCounters:
@@ -263,19 +263,20 @@ class Replica:
 
     def _settle(self, level: int | None = None) -> None:
         """Price the work since the last time, at the level at which it was done (None: the one in force)."""
-        was, now = self._settled, self._engine.activity
+        engine = self._engine
+        was, now = self._settled, (engine.now, engine.busy_seconds, *engine.work)
         self._settled = now
         hardware = self.hardware
         e0, en, ekv, et, ea = hardware.levels[self._governor.level if level is None else level].joules
-        busy = now.busy_seconds - was.busy_seconds
+        span, busy, steps, decodes, kv, prompts, products = map(sub, now, was)
         self._energy_joules += (
             hardware.static_watts * busy
-            + hardware.idle_watts * (now.span_seconds - was.span_seconds - busy)
-            + e0 * (now.steps - was.steps)
-            + en * (now.decode_tokens - was.decode_tokens)
-            + ekv * (now.kv_read_tokens - was.kv_read_tokens)
-            + et * (now.prefill_tokens - was.prefill_tokens)
-            + ea * (now.attention_products - was.attention_products)
+            + hardware.idle_watts * (span - busy)
+            + e0 * steps
+            + en * decodes
+            + ekv * kv
+            + et * prompts
+            + ea * products
         )
 
     def _take(self) -> None:
