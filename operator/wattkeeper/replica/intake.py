@@ -31,7 +31,9 @@ class Intake(ContendedState):
             raise ValueError(f"a request at {arrival_seconds} s: arrivals must be finite and ascend")
         if prompt_tokens < 1 or output_tokens < 1 or hit_tokens < 0:
             raise ValueError(f"a request of {prompt_tokens} + {output_tokens} tokens, {hit_tokens} of them cached")
-        total = min(prompt_tokens + output_tokens - 1, self._longest_context)
+        total = prompt_tokens + output_tokens - 1
+        if total > self._longest_context:
+            total = self._longest_context
         if not prompt_tokens <= total <= self._largest_footprint:
             return -1
         i = len(self._target)

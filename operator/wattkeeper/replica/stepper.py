@@ -121,7 +121,7 @@ class Replica(Intake):
                         completed.append(i)
                 for i in completed:
                     partials.remove(i)
-            if (coming <= now or front) and budget and running < slots and not contended:
+            if (coming <= now or front) and running < slots and not contended:
                 while budget:
                     if front:
                         i = front[-1]
@@ -198,11 +198,11 @@ class Replica(Intake):
                                 blocks += shared
                     if running == slots:
                         break
-            steps, served = 1, decodes
-            reads = kv + decodes
-            if not tokens and not contended:
+            steps = 1
+            served, reads = decodes, kv + decodes
+            if not (tokens or contended):
                 stop = until
-                if now < coming < until and running < slots and (ranked or not front):
+                if now < coming < until and (ranked or not front) and running < slots:
                     stop = coming
                 if not decodes:
                     if stop == math.inf:

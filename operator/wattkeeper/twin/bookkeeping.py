@@ -39,7 +39,8 @@ class Bookkeeper:
             finished.append(request)
         if preemptions:
             for i, _ in journal.finished:
-                requests[i].preemptions = preemptions.get(i, 0)
+                if i in preemptions:
+                    requests[i].preemptions = preemptions[i]
         self._finished += finished
         journal.admitted.clear()
         journal.first_tokens.clear()
