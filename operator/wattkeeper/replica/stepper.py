@@ -75,6 +75,9 @@ class Replica(Intake):
         found: list[int] = []
         completed: list[int] = []
         leaving: list[int] = []
+        if cache is not None and not counted:
+            self.count_residues()
+            counted = True
         runs: list[float] = [] if journal is None else journal.iterations
         while now < until:
             if managed:
@@ -82,27 +85,27 @@ class Replica(Intake):
                 coming = arrival[head]
             tokens, products = 0, 0.0
             budget = batched - decodes
-            if not ample:
+            if not ample and (partials or front or coming <= now):
                 if not counted:
                     self.count_residues()
                     counted = True
+                needed, held, left = 0, 0, budget
+                for i in partials:
+                    have = computed[i]
+                    chunk = min(target[i] - have, limit, left)
+                    left -= chunk
+                    own = (have + size - 1) // size
+                    held += own
+                    needed += (have + chunk + size - 1) // size - own
                 # Blocks free once every decode has its next token: a lower bound until it matters.
-                held = self.held_blocks()
                 free, exact = blocks - decodes - held + -kv // size, False
-                if partials:
-                    needed, left = 0, budget
-                    for i in partials:
-                        have = computed[i]
-                        chunk = min(target[i] - have, limit, left)
-                        left -= chunk
-                        needed += (have + chunk + size - 1) // size - (have + size - 1) // size
-                    if needed > free:
-                        used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
-                        free, exact = blocks - used // size - held, True
-                        contended = needed > free
-                    if not contended:
-                        free -= needed
-                        held += needed
+                if needed > free:
+                    used = kv + decodes + sum(map(mul, residues, padding[(step + 1) % size]))
+                    free, exact = blocks - used // size - held, True
+                    contended = needed > free
+                if not contended:
+                    free -= needed
+                    held += needed
             if partials and not contended:
                 for i in partials:
                     have, goal = computed[i], target[i]
@@ -208,7 +211,7 @@ class Replica(Intake):
                     if stop == math.inf:
                         break
                     idle += stop - now
-                    now, counted = stop, False
+                    now, counted = stop, counted and not ample
                     continue
                 if voids:
                     due = self.next_end()
@@ -216,6 +219,9 @@ class Replica(Intake):
                 if steps > longest:
                     steps = longest
                 if not ample and kv + decodes * (steps + size - 1) > blocks * size:
+                    if not counted:
+                        self.count_residues()
+                        counted = True
                     self._step, self._kv_tokens, self._decodes, self._blocks = step, kv, decodes, blocks
                     steps = self.fitting_steps(steps)
                     contended = steps == 0
