@@ -45,8 +45,7 @@ class Intake(ContendedState):
         if hit_tokens:
             size = self.config.block_size
             hit_tokens = min(hit_tokens, prompt_tokens - 1) // size * size
-        self._hit.append(hit_tokens)
-        self._computed.append(0)
+        self._computed.append(hit_tokens)
         self._end.append(-1)
         self._first.append(-1.0)
         self._finish.append(-1.0)
@@ -76,11 +75,10 @@ class Intake(ContendedState):
         self._target.extend(prompts.tolist())
         self._total.extend((prompts + outputs[accepted] - 1).tolist())
         if requests.hit_tokens is None:
-            self._hit.extend([0] * count)
+            self._computed.extend([0] * count)
         else:
             hits = np.minimum(requests.hit_tokens[accepted], prompts - 1) // config.block_size * config.block_size
-            self._hit.extend(hits.tolist())
-        self._computed.extend([0] * count)
+            self._computed.extend(hits.tolist())
         self._end.extend([-1] * count)
         self._first.extend([-1.0] * count)
         self._finish.extend([-1.0] * count)

@@ -40,8 +40,8 @@ class EngineState:
         """Tokens to be in the KV cache before the next token can be sampled: the prompt, after a preemption more."""
         self._total: list[int] = []
         """Context when the last token is sampled."""
-        self._hit: list[int] = []
         self._computed: list[int] = []
+        """Tokens in the KV cache; of those that wait, the ones that an admission finds there."""
         self._end: list[int] = []
         self._first: list[float] = []
         self._finish: list[float] = []
@@ -251,7 +251,7 @@ class EngineState:
         if decoding:
             self._target[i] = self._total[i] - (self._end[i] - self._step) + 1
         freed = self._leave(i, free, taken=taken, ended=False)
-        self._computed[i] = self._hit[i] = 0
+        self._computed[i] = 0
         self._preempted[i] = self._preempted.get(i, 0) + 1
         if self.journal is not None:
             self.journal.preempted(i, self.now if decoding else None)
@@ -308,8 +308,7 @@ class EngineState:
         if not drop:
             return 0
         for column in (
-            self._arrival, self._prompt, self._target, self._total, self._hit, self._computed, self._end, self._first,
-            self._finish,
+            self._arrival, self._prompt, self._target, self._total, self._computed, self._end, self._first, self._finish,
         ):  # fmt: skip
             del column[:drop]
         for indices in (self._order, self._front, self._partials):

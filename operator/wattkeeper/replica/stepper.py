@@ -57,7 +57,7 @@ class Replica(Intake):
         limit = config.long_prefill_token_threshold or batched
         d0, dt, dn, dkv, da = self._coefficients
         longest = self._longest
-        arrival, target, total, hit, computed = self._arrival, self._target, self._total, self._hit, self._computed
+        arrival, target, total, computed = self._arrival, self._target, self._total, self._computed
         end, first, finish, order, front = self._end, self._first, self._finish, self._order, self._front
         partials, residues, ends, padding = self._partials, self._residues, self._ends, self._padding
         now, step, head, running, decodes = self.now, self._step, self._head, self._running, self._decodes
@@ -154,7 +154,7 @@ class Replica(Intake):
                             found, shared = [], 0
                             if cache.knows(i):
                                 found, shared = cache.find(i, (goal - 1) // size)
-                                hit[i] = len(found) * size
+                                computed[i] = len(found) * size
                                 need -= shared
                         if need + watermark > free and (running or need > free):
                             if not exact:
@@ -163,7 +163,7 @@ class Replica(Intake):
                             if need + watermark > free and (running or need > free):
                                 promised -= total[i]
                                 break
-                    have = hit[i]
+                    have = computed[i]
                     chunk = goal - have
                     if chunk > limit:
                         chunk = limit
@@ -174,13 +174,14 @@ class Replica(Intake):
                         chunk = budget
                     if front:
                         front.pop()
+                        again = i in self._preempted
                     else:
                         head += 1
-                        coming = arrival[head]
+                        coming, again = arrival[head], False
+                    if journal is not None and not again:
+                        journal.admitted.append((i, now, have))
                     order.append(i)
                     running += 1
-                    if journal is not None and i not in self._preempted:
-                        journal.admitted.append((i, now, have))
                     budget -= chunk
                     tokens += chunk
                     products += chunk * (have + 0.5 * chunk)
@@ -241,7 +242,7 @@ class Replica(Intake):
             if tokens or contended:
                 start += dt * tokens + da * products
                 stop, contended = until, False
-                if ample and not budget and len(partials) == 1 and not completed and not voids:
+                if not budget and ample and not completed and len(partials) == 1 and not voids:
                     # One prompt gets the whole budget, and will as long as it needs more and no sequence ends.
                     i = partials[0]
                     steps = (target[i] - computed[i] - 1) // tokens + 1

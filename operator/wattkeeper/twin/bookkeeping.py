@@ -17,6 +17,8 @@ class Bookkeeper:
         self._prefix_caching = prefix_caching
         self._answered: list[Request] = []
         self._finished: list[Request] = []
+        self._evicted = False
+        """Some request was preempted since the counters were brought up to date."""
 
     def follow(self, journal: Journal, requests: list[Request], preemptions: Mapping[int, int]) -> list[Request]:
         """Write what happened into the requests (by the journal's indices), and return those that are finished."""
@@ -38,6 +40,7 @@ class Bookkeeper:
             request.last_token = now
             finished.append(request)
         if preemptions:
+            self._evicted = True
             for i, _ in journal.finished:
                 if i in preemptions:
                     requests[i].preemptions = preemptions[i]
@@ -92,7 +95,7 @@ class Bookkeeper:
         prompt = _array([request.prompt for request in finished])
         output = _array([request.output for request in finished])
         cached = _array([request.cached for request in finished]) if self._prefix_caching else 0.0
-        preemptions = _array([request.preemptions for request in finished])
+        preemptions = _array([each.preemptions for each in finished]) if self._evicted else np.zeros(len(finished))
         counters.e2e_seconds.observe(last - arrival + FRONT_END_SECONDS)
         counters.queue_seconds.observe(scheduled - arrival)
         counters.prefill_seconds.observe(first - scheduled)
@@ -104,6 +107,7 @@ class Bookkeeper:
         counters.prefill_computed_lengths.observe(prompt - cached)
         counters.request_preemptions.observe(preemptions)
         counters.finished["stop"] += len(finished)
+        self._evicted = False
 
 
 def _array(values: Sequence[float]) -> FloatArray:

@@ -158,11 +158,10 @@ class Replica:
                 continue
             if not 1 <= output <= room:
                 request.output = output = max(1, min(output, room))
-            prefix, cached = None, 0
-            if caching:
-                cached = request.cached
-                if request.blocks:
-                    prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
+            prefix = None
+            cached = request.cached if caching else 0
+            if caching and request.blocks:
+                prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
             if offer(request.arrival, prompt, output, cached, request.priority, prefix) < 0:
                 self._crowd.add(prompts)
                 raise WattkeeperError(
