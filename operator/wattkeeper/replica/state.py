@@ -308,7 +308,8 @@ class EngineState:
         if not drop:
             return 0
         for column in (
-            self._arrival, self._prompt, self._target, self._total, self._computed, self._end, self._first, self._finish,
+            self._arrival, self._prompt, self._target, self._total, self._computed, self._end, self._first,
+            self._finish,
         ):  # fmt: skip
             del column[:drop]
         for indices in (self._order, self._front, self._partials):
