@@ -104,6 +104,46 @@ def test_equals_a_literal_loop(case, macro):
     assert_same(stepper.simulate(config, requests, macro_steps=macro), *literal_of(config, requests))
 
 
+@st.composite
+def roomy_cases(draw):
+    """Memory for nearly all at once and prompts of many chunks: short memory is not the rule."""
+    seqs = draw(st.integers(1, 24))
+    config = ReplicaConfig(
+        iteration=A100_7B,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=max(seqs, draw(st.integers(1, 80))),
+        kv_blocks=draw(st.sampled_from([60, 300, 5000])),
+        watermark=draw(st.sampled_from([0.0, 0.05])),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 0, 30])),
+        priorities=draw(st.booleans()),
+    )
+    count = draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    requests = Requests(
+        arrival_seconds=np.cumsum(rng.exponential(draw(st.sampled_from([1e-9, 0.05, 0.3, 1.0])), count)),
+        prompt_tokens=rng.integers(1, draw(st.sampled_from([60, 700])), count, endpoint=True),
+        output_tokens=rng.integers(1, draw(st.sampled_from([4, 120])), count, endpoint=True),
+        hit_tokens=rng.integers(0, draw(st.sampled_from([1, 50])), count),
+    )
+    return config, requests
+
+
+@settings(deadline=None, max_examples=300)
+@given(case=roomy_cases(), slices=st.lists(st.floats(1e-3, 2.0), max_size=30))
+def test_runs_of_chunks_equal_a_literal_loop(case, slices):
+    config, requests = case
+    oracle, jobs = literal_of(config, requests)
+    replica = stepper.Replica(config)
+    outputs, accepted = replica.load(requests)
+    for until in itertools.accumulate(slices):
+        if until < oracle.now:
+            replica.advance(until)
+            assert 0.0 <= replica.kv_usage <= 1.0
+    replica.advance(math.inf)
+    assert replica.kv_usage == 0.0
+    assert_same(replica.outcome(requests.arrival_seconds, outputs, accepted), oracle, jobs)
+
+
 @settings(deadline=None, max_examples=100)
 @given(case=cases(), slices=st.lists(st.floats(1e-3, 0.5), min_size=1, max_size=30))
 def test_bit_by_bit_is_the_same_as_all_at_once(case, slices):

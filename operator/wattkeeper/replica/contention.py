@@ -48,7 +48,7 @@ class ContendedState(EngineState):
                 break
             free -= need
             if i in partials:
-                self._compute(i, chunk, need)
+                self._compute(i, chunk)
                 tokens += chunk
                 prompts += 1
                 products += chunk * (have + 0.5 * chunk)
@@ -89,7 +89,7 @@ class ContendedState(EngineState):
             budget -= count
             place += 1
             if partial:
-                self._compute(i, count, need)
+                self._compute(i, count)
                 chunks[i] = count
             else:
                 decoding[i] = need
@@ -106,8 +106,7 @@ class ContendedState(EngineState):
         reads = self._kv_tokens + len(decoding) - sum(map(self._delay, passed_over))
         return len(decoding), reads, tokens, products
 
-    def _compute(self, i: int, chunk: int, blocks: int) -> None:
-        self._partial_blocks += blocks
+    def _compute(self, i: int, chunk: int) -> None:
         self._computed[i] += chunk
         if self._cache is not None:
             self._cache.computed(i, self._computed[i])

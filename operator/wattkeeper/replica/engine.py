@@ -160,7 +160,8 @@ class Activity:
     """Sums over iterations since the start, from which power and energy follow.
 
     Energy of a form linear in the work needs only the counts; one that depends on the state of the iteration needs the
-    time integrals (divide by `busy_seconds` for means over busy time).
+    time integrals (divide by `busy_seconds` for means over busy time). An engine that keeps a journal does not keep
+    these (nan): its runs of iterations say more.
     """
 
     span_seconds: float

@@ -31,10 +31,10 @@ class Intake(ContendedState):
             raise ValueError(f"a request at {arrival_seconds} s: arrivals must be finite and ascend")
         if prompt_tokens < 1 or output_tokens < 1 or hit_tokens < 0:
             raise ValueError(f"a request of {prompt_tokens} + {output_tokens} tokens, {hit_tokens} of them cached")
-        if output_tokens > self._longest_context + 1 - prompt_tokens:
-            output_tokens = self._longest_context + 1 - prompt_tokens
         total = prompt_tokens + output_tokens - 1
-        if output_tokens < 1 or total > self._largest_footprint:
+        if total > self._longest_context:
+            total = self._longest_context
+        if not prompt_tokens <= total <= self._largest_footprint:
             return -1
         i = len(self._target)
         times[-1] = arrival_seconds
@@ -45,8 +45,7 @@ class Intake(ContendedState):
         if hit_tokens:
             size = self.config.block_size
             hit_tokens = min(hit_tokens, prompt_tokens - 1) // size * size
-        self._hit.append(hit_tokens)
-        self._computed.append(0)
+        self._computed.append(hit_tokens)
         self._end.append(-1)
         self._first.append(-1.0)
         self._finish.append(-1.0)
@@ -76,11 +75,10 @@ class Intake(ContendedState):
         self._target.extend(prompts.tolist())
         self._total.extend((prompts + outputs[accepted] - 1).tolist())
         if requests.hit_tokens is None:
-            self._hit.extend([0] * count)
+            self._computed.extend([0] * count)
         else:
             hits = np.minimum(requests.hit_tokens[accepted], prompts - 1) // config.block_size * config.block_size
-            self._hit.extend(hits.tolist())
-        self._computed.extend([0] * count)
+            self._computed.extend(hits.tolist())
         self._end.extend([-1] * count)
         self._first.extend([-1.0] * count)
         self._finish.extend([-1.0] * count)

@@ -8,7 +8,8 @@ last token: its context is then `total - (end - iteration)`.
 
 import math
 from bisect import bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from heapq import heappop
 from operator import mul
 
 from wattkeeper.replica.engine import Activity, Coefficients, EngineConfig, Work
@@ -39,8 +40,8 @@ class EngineState:
         """Tokens to be in the KV cache before the next token can be sampled: the prompt, after a preemption more."""
         self._total: list[int] = []
         """Context when the last token is sampled."""
-        self._hit: list[int] = []
         self._computed: list[int] = []
+        """Tokens in the KV cache; of those that wait, the ones that an admission finds there."""
         self._end: list[int] = []
         self._first: list[float] = []
         self._finish: list[float] = []
@@ -62,7 +63,6 @@ class EngineState:
         self._order: list[int] = []
         """Running requests in order of admission, finished ones not yet removed."""
         self._partials: list[int] = []
-        self._partial_blocks = 0
         self._running = 0
         self._slots = config.slots
         # Memory.
@@ -70,11 +70,15 @@ class EngineState:
         """None until a request brings blocks that others may share."""
         self._blocks = config.kv_blocks
         """KV blocks, each counted as often as it is shared."""
+        self._promised = 0
+        """Tokens that those running will hold at the end; while there is room for them all, memory cannot run out."""
         # Decoding sequences.
         self._step = 0
         self._decodes = 0
         self._kv_tokens = 0
         self._residues = [0] * config.block_size
+        self._counted = True
+        """The residues are kept; False: they were not needed, and `count_residues` finds them."""
         self._ends: list[int] = []
         size = config.block_size
         self._padding = [[-(residue + offset) % size for residue in range(size)] for offset in range(size)]
@@ -87,21 +91,17 @@ class EngineState:
         self._kv_read = 0
         self._sequence_seconds = 0.0
         self._kv_seconds = 0.0
-        self._prefill_squared = 0.0
-        """Sum over iterations of their length times the part of it that prefill took, in seconds squared."""
+        self._squared = 0.0
 
     def set_clock(self, clock_ratio: float, *, stretch: float = 1.0) -> None:
-        """From now on iterate at this clock, over the largest; `stretch` multiplies all times on top.
-
-        `Activity.step_seconds_squared` then speaks of the last clock alone.
-        """
+        """From now on iterate at this clock, over the largest; `stretch` multiplies all times on top."""
         if not (0.0 < clock_ratio <= 1.0 and stretch >= 1.0):
             raise ValueError(f"clock_ratio must be in (0, 1] and stretch at least 1, not {clock_ratio} and {stretch}")
         d0, dt, dn, dkv, da = (term * stretch for term in self.config.at_clock(clock_ratio))
         self._coefficients = (d0, dt, dn, dkv, da)
 
     def set_coefficients(self, coefficients: Coefficients) -> None:
-        """From now on iterations cost this; the same remark holds."""
+        """From now on iterations cost this."""
         self._coefficients = coefficients
 
     def set_active_limit(self, max_num_active_seqs: int | None) -> None:
@@ -116,23 +116,26 @@ class EngineState:
         return self._step, self._decode_tokens, self._kv_read, self._prefill_tokens, self._products
 
     @property
+    def busy_seconds(self) -> float:
+        """Time with an iteration running."""
+        return self.now - self._begin - self.idle_seconds
+
+    @property
     def activity(self) -> Activity:
         """Sums since the start."""
-        d0, _, dn, dkv, _ = self._coefficients
-        busy = self.now - self._begin - self.idle_seconds
-        decode_squared = d0 * busy + dn * self._sequence_seconds + dkv * self._kv_seconds
+        known = self.journal is None
         return Activity(
             span_seconds=self.now,
-            busy_seconds=busy,
+            busy_seconds=self.busy_seconds,
             steps=self._step,
             prefill_steps=self._prefill_steps,
             prefill_tokens=self._prefill_tokens,
             attention_products=self._products,
             decode_tokens=self._decode_tokens,
             kv_read_tokens=self._kv_read,
-            sequence_seconds=self._sequence_seconds,
-            kv_token_seconds=self._kv_seconds,
-            step_seconds_squared=decode_squared + self._prefill_squared,
+            sequence_seconds=self._sequence_seconds if known else math.nan,
+            kv_token_seconds=self._kv_seconds if known else math.nan,
+            step_seconds_squared=self._squared if known else math.nan,
             preemptions=self._forgotten_preemptions + sum(self._preempted.values()),
         )
 
@@ -156,16 +159,6 @@ class EngineState:
         """When the next request comes that was not come to yet; infinite where none is known."""
         return self._arrival[self._head]
 
-    def crowded_seconds(self, requests: float) -> float:
-        """A time until which certainly no more than so many requests have come that are not finished.
-
-        Not above `now` where there are more; infinite where there cannot be.
-        """
-        at = self._head + requests - self._running - len(self._front)
-        if at < self._head:
-            return -math.inf
-        return math.inf if at >= len(self._target) else self._arrival[int(at)]
-
     @property
     def waiting(self) -> int:
         """Requests that have come and are not admitted; those preempted are among them."""
@@ -178,7 +171,31 @@ class EngineState:
         return 1.0 - self._free_blocks() / self.config.kv_blocks
 
     def _free_blocks(self) -> int:
-        return self._blocks - self.decode_blocks(0) - self._partial_blocks
+        if not self._counted:
+            self.count_residues()
+        return self._blocks - self.decode_blocks(0) - self.held_blocks()
+
+    def held_blocks(self, completed: Iterable[int] = ()) -> int:
+        """Blocks of prompts under way, and of those completed in this iteration."""
+        size, computed = self.config.block_size, self._computed
+        return sum([-(-computed[i] // size) for i in (*self._partials, *completed)])
+
+    def count_residues(self) -> None:
+        """Count the contexts of decoding sequences by their residue; kept from now on, until the engine is idle."""
+        size, residues = self.config.block_size, self._residues
+        residues[:] = [0] * size
+        for key in self._ends:
+            i = key & KEY_MASK
+            if self._end[i] == key >> KEY_BITS:
+                residues[(self._total[i] - self._end[i]) % size] += 1
+        self._counted = True
+
+    def next_end(self) -> int:
+        """The iteration that yields the next last token, far away where nothing decodes; void keys before it go."""
+        ends, end = self._ends, self._end
+        while ends and end[ends[0] & KEY_MASK] != ends[0] >> KEY_BITS:
+            heappop(ends)
+        return ends[0] >> KEY_BITS if ends else KEY_MASK
 
     def decode_blocks(self, steps: int) -> int:
         """Blocks that decoding sequences hold after `steps` more tokens each."""
@@ -234,7 +251,7 @@ class EngineState:
         if decoding:
             self._target[i] = self._total[i] - (self._end[i] - self._step) + 1
         freed = self._leave(i, free, taken=taken, ended=False)
-        self._computed[i] = self._hit[i] = 0
+        self._computed[i] = 0
         self._preempted[i] = self._preempted.get(i, 0) + 1
         if self.journal is not None:
             self.journal.preempted(i, self.now if decoding else None)
@@ -256,7 +273,7 @@ class EngineState:
         elif i in self._front:
             self._front.remove(i)
         elif i in self._order and self._finish[i] < 0.0:
-            self._leave(i, self._free_blocks(), taken=0, ended=True)
+            self._leave(i, 0 if self._cache is None else self._free_blocks(), taken=0, ended=True)
             self._order.remove(i)
             return True
         else:
@@ -291,7 +308,7 @@ class EngineState:
         if not drop:
             return 0
         for column in (
-            self._arrival, self._prompt, self._target, self._total, self._hit, self._computed, self._end, self._first,
+            self._arrival, self._prompt, self._target, self._total, self._computed, self._end, self._first,
             self._finish,
         ):  # fmt: skip
             del column[:drop]
@@ -326,15 +343,16 @@ class EngineState:
         if i in self._partials:
             blocks = -(-self._computed[i] // size)
             self._partials.remove(i)
-            self._partial_blocks -= blocks
         else:
             context = self._total[i] - (self._end[i] - self._step)
             blocks = -(-context // size) + taken
             self._decodes -= 1
             self._kv_tokens -= context
-            self._residues[(context - self._step) % size] -= 1
+            if self._counted:
+                self._residues[(context - self._step) % size] -= 1
             self._end[i] = -1
         self._running -= 1
+        self._promised -= self._total[i]
         if self._cache is None:
             return blocks
         self._cache.sync(free)

@@ -9,8 +9,6 @@ A window need not be looked at while nothing that may happen in it could reach t
 power is a ratio of two sums that are linear in the work, so a bound on each part of the work is enough.
 """
 
-import math
-
 from wattkeeper.twin.hardware import ReplicaHardware
 
 WINDOW_STEPS = 48
@@ -34,7 +32,6 @@ class Governor:
         self._work: Work | None = None
         self._found = self.top
         self._margins = self._all_margins()
-        self._harmless = self._most_harmless()
 
     def set_power(self, *, cap_watts: float, top: int) -> None:
         """A new cap and lock hold at once, judged by the work of the last window."""
@@ -42,12 +39,25 @@ class Governor:
         self._margins = self._all_margins()
         self._recent = [top if self._work is None else self._highest(self._work)]
         self.level = self._recent[0]
-        self._harmless = self._most_harmless()
 
     @property
-    def harmless(self) -> float:
-        """Requests in the batch up to which nothing needs a lower level than the one in force; -1: look at the work."""
-        return self._harmless if min(self._recent) == self.top else -1.0
+    def free(self) -> bool:
+        """True where no recent work asked for a level below the highest one allowed."""
+        return min(self._recent) == self.top
+
+    @property
+    def worst(self) -> tuple[float, float, float]:
+        """Joules beyond the cap at the highest level allowed: at most without decodes, per decode, per KV token read.
+
+        The last one is at most 0: where KV tokens add joules, all memory is in the first.
+        """
+        hardware = self._hardware
+        fixed, decode, kv, prompt, attention = self._margins[self.top]
+        most_kv = hardware.num_gpu_blocks * hardware.block_size
+        most_prompt = hardware.max_num_batched_tokens
+        most_products = most_prompt * hardware.max_model_len
+        fixed += max(0.0, kv) * most_kv + max(0.0, prompt) * most_prompt + max(0.0, attention) * most_products
+        return fixed, decode, min(0.0, kv)
 
     def observe(self, steps: int, decode_tokens: int, kv_tokens: int, prompt_tokens: int, products: float) -> int:
         """Level of the next window after one with this work in all."""
@@ -89,16 +99,3 @@ class Governor:
                 (j0 - allowed * s0, jn - allowed * sn, jkv - allowed * skv, jt - allowed * st, ja - allowed * sa)
             )
         return rows
-
-    def _most_harmless(self) -> float:
-        """Requests up to which no work can exceed the cap at the highest level allowed; -1: even one can."""
-        hardware = self._hardware
-        fixed, decode, kv, prompt, attention = self._margins[self.top]
-        most_kv = hardware.num_gpu_blocks * hardware.block_size
-        most_prompt = hardware.max_num_batched_tokens
-        most_products = most_prompt * hardware.max_model_len
-        fixed += max(0.0, kv) * most_kv + max(0.0, prompt) * most_prompt + max(0.0, attention) * most_products
-        if fixed > 0.0:
-            return -1.0
-        most = math.inf if decode <= 0.0 else -fixed / decode
-        return math.inf if most >= hardware.max_num_seqs else most

@@ -17,6 +17,7 @@ from wattkeeper.replica.engine import Coefficients, EngineConfig, Prefix, Work
 from wattkeeper.replica.journal import Journal
 from wattkeeper.twin.bookkeeping import Bookkeeper
 from wattkeeper.twin.counters import EngineCounters
+from wattkeeper.twin.crowd import Crowd
 from wattkeeper.twin.governor import Governor
 from wattkeeper.twin.hardware import ClockLevel, ReplicaHardware
 from wattkeeper.twin.request import Request
@@ -68,12 +69,14 @@ class Replica:
         self._old = 0
         self._books = Bookkeeper(max_model_len=hardware.max_model_len, prefix_caching=hardware.prefix_caching)
         self._governor = Governor(hardware)
+        self._crowd = Crowd()
         self._energy_joules = 0.0
-        self._settled = self._engine.activity
-        """Up to where energy is priced."""
+        self._settled = (now, 0.0, *self._engine.work)
+        """Time, busy time and work up to where energy is priced."""
         self._window: Work | None = None
         """Since when the governor has to judge; None while the cap cannot bind."""
         self._window_end = 0.0
+        self._judge()
 
     # Levers and gauges
 
@@ -86,6 +89,7 @@ class Replica:
             self._settle()
             governor.set_power(cap_watts=cap, top=top)
             self._follow()
+            self._judge()
 
     @property
     def now(self) -> float:
@@ -111,7 +115,7 @@ class Replica:
     @property
     def busy_seconds(self) -> float:
         """Time with an iteration running."""
-        return self._engine.activity.busy_seconds
+        return self._engine.busy_seconds
 
     @property
     def counters(self) -> EngineCounters:
@@ -143,24 +147,30 @@ class Replica:
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Hand over requests in order of arrival, none earlier than those handed over before."""
-        offer, mine, longest = self._engine.offer, self._requests, self.hardware.max_model_len
+        offer, mine = self._engine.offer, self._requests
+        prompts: list[int] = []
+        longest, caching = self.hardware.max_model_len, self.hardware.prefix_caching
         for request in requests:
-            room = longest - request.prompt
+            prompt, output = request.prompt, request.output
+            room = longest - prompt
             if room < 1:
                 self._refuse(request)
                 continue
-            request.output = max(1, min(request.output, room))
-            prefix, cached = None, 0
-            if self.hardware.prefix_caching:
-                cached = request.cached
-                if request.blocks:
-                    prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
-            if offer(request.arrival, request.prompt, request.output, cached, request.priority, prefix) < 0:
+            if not 1 <= output <= room:
+                request.output = output = max(1, min(output, room))
+            prefix = None
+            cached = request.cached if caching else 0
+            if caching and request.blocks:
+                prefix = Prefix(tuple(request.blocks), self.hardware.prefix_block_tokens)
+            if offer(request.arrival, prompt, output, cached, request.priority, prefix) < 0:
+                self._crowd.add(prompts)
                 raise WattkeeperError(
-                    f"a request of {request.prompt} + {request.output} tokens does not fit into the KV cache of "
+                    f"a request of {prompt} + {output} tokens does not fit into the KV cache of "
                     f"{self.hardware.model}: lower max_model_len"
                 )
             mine.append(request)
+            prompts.append(prompt)
+        self._crowd.add(prompts)
 
     def unfinished(self) -> list[Request]:
         """All requests sent here that are neither finished nor refused."""
@@ -171,6 +181,7 @@ class Replica:
         for i in self._engine.unfinished():
             if self._requests[i] is request:
                 self._books.counters.finished["abort"] += 1
+                self._crowd.leave((request.prompt,))
                 return self._engine.abort(i)
         return False
 
@@ -178,6 +189,7 @@ class Replica:
         """Give up everything that is not finished (the process ends); returns it."""
         engine, lost = self._engine, self.unfinished()
         self._books.counters.finished["abort"] += sum(request.arrival <= engine.now for request in lost)
+        self._crowd.leave([request.prompt for request in lost])
         for i in engine.unfinished():
             engine.abort(i)
         return lost
@@ -195,16 +207,16 @@ class Replica:
 
     def run(self, until: float) -> None:
         """Advance to `until`; an iteration that starts before it is completed, so `now` may end up slightly later."""
-        engine, journal, governor = self._engine, self._journal, self._governor
+        engine, journal, governor, crowd = self._engine, self._journal, self._governor, self._crowd
         while engine.now < until:
-            horizon = engine.crowded_seconds(governor.harmless)
+            horizon = crowd.harmless_until(self._requests) if governor.free else -math.inf
             if horizon > engine.now:
                 self._window = None
                 engine.advance(min(until, horizon))
             else:
                 self._run_window(until)
-        if journal.finished or engine.has_refused:
-            self._take()
+            if journal.finished or engine.has_refused:
+                self._take()
         if len(journal.iterations) > _LONG_JOURNAL:
             self._add_up()
 
@@ -239,38 +251,50 @@ class Replica:
         """Iterate at the governor's level from now on."""
         self._engine.set_coefficients(_coefficients(self.hardware.levels[self._governor.level]))
 
+    def _judge(self) -> None:
+        """Find anew how many requests cannot reach the cap."""
+        self._take()
+        fixed, decode, kv = self._governor.worst
+        unfinished = frozenset(self._engine.unfinished())
+        self._crowd.set_margins(fixed=fixed, decode=decode, kv=kv, requests=self._requests, unfinished=unfinished)
+
     # Account
 
     def _settle(self, level: int | None = None) -> None:
         """Price the work since the last time, at the level at which it was done (None: the one in force)."""
-        was, now = self._settled, self._engine.activity
+        engine = self._engine
+        was, now = self._settled, (engine.now, engine.busy_seconds, *engine.work)
         self._settled = now
         hardware = self.hardware
         e0, en, ekv, et, ea = hardware.levels[self._governor.level if level is None else level].joules
-        busy = now.busy_seconds - was.busy_seconds
+        span, busy, steps, decodes, kv, prompts, products = map(sub, now, was)
         self._energy_joules += (
             hardware.static_watts * busy
-            + hardware.idle_watts * (now.span_seconds - was.span_seconds - busy)
-            + e0 * (now.steps - was.steps)
-            + en * (now.decode_tokens - was.decode_tokens)
-            + ekv * (now.kv_read_tokens - was.kv_read_tokens)
-            + et * (now.prefill_tokens - was.prefill_tokens)
-            + ea * (now.attention_products - was.attention_products)
+            + hardware.idle_watts * (span - busy)
+            + e0 * steps
+            + en * decodes
+            + ekv * kv
+            + et * prompts
+            + ea * products
         )
 
     def _take(self) -> None:
         """Finished and refused requests from the stepper."""
-        engine, requests = self._engine, self._requests
+        engine, requests, leave = self._engine, self._requests, self._crowd.leave
         finished = self._books.follow(self._journal, requests, engine.preempted)
         self.finished += finished
+        leave([request.prompt for request in finished])
         refused = engine.take_refused()
         self._books.counters.admission_rejections += len(refused)
         for i in refused:
             requests[i].refusal = "queue_full"
             self.refused.append(requests[i])
+            leave((requests[i].prompt,))
         self._old += len(finished)
         if self._old > _OLD_REQUESTS:
-            del requests[: engine.forget_finished()]
+            forgotten = engine.forget_finished()
+            del requests[:forgotten]
+            self._crowd.forget(forgotten)
             self._old = 0
 
     def _add_up(self) -> None:
