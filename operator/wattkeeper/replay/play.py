@@ -32,8 +32,23 @@ SETTLE_SECONDS = 600.0
 _SETTLE_STEP_SECONDS = 5.0
 MakePolicy = Callable[[Deployment, Collector], Policy]
 """A fresh policy for one run. Rivals need neither; the operator looks at the pods and at all snapshots."""
-Progress = Callable[[float], None]
-"""Told now and then which share of the trace is played, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """How far a run is."""
+
+    time_seconds: float
+    """Simulated."""
+    span_seconds: float
+    """Of the whole trace."""
+    requests: int
+    """Arrived so far."""
+    energy_kwh: float
+
+
+Progress = Callable[[Moment], None]
+"""Told after each interval that is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +172,17 @@ class _Play:
                     self._on(name, due[name])
                     due[name] += 1
                     if name == "record" and progress is not None:
-                        progress(now / end)
+                        progress(self._moment())
         self._recorder.take()
+
+    def _moment(self) -> Moment:
+        trace, now = self._cell.trace, self._deployment.fleet.now
+        return Moment(
+            time_seconds=now,
+            span_seconds=trace.span_seconds,
+            requests=int(np.searchsorted(trace.times_seconds, now)),
+            energy_kwh=self._recorder.energy().total_kwh,
+        )
 
     def _period(self) -> float:
         period = self._policy.period_seconds
