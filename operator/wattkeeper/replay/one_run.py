@@ -21,7 +21,9 @@ from wattkeeper.traces.trace import Trace
 
 PROGRESS_SECONDS = 30.0
 """Wall time between two lines about a run that is under way."""
-_TRIAL_INTERVAL_SECONDS = 3600.0
+GIVEN_UP_AT = 2.0
+"""A trial of tuning ends early once it has missed so many times the requests that the goal lets it miss in all."""
+_TRIAL_INTERVAL_SECONDS = 600.0
 _RIVAL_CODE = ("wattkeeper.replay.play", "wattkeeper.rivals.registry")
 _PLANNER_CODE = ("wattkeeper.replay.play", "wattkeeper.replay.planner")
 Result = TypeVar("Result")
@@ -62,6 +64,14 @@ class TrialResult:
     attainment: float
 
 
+class _GivenUpError(Exception):
+    """A trial cannot reach the goal any more."""
+
+    def __init__(self, moment: Moment) -> None:
+        super().__init__()
+        self.moment = moment
+
+
 class MissingError(ReplayError):
     """What was asked for is not kept, and nothing was to be played."""
 
@@ -98,6 +108,7 @@ def run(task: Task, say: Say) -> Outcome:
 def trial(task: Task, say: Say) -> TrialResult:
     """Energy and attainment of a rival with these parameters on the tuning days.
 
+    A trial that cannot reach the goal any more ends early (GIVEN_UP_AT), with its energy and attainment until then.
     Raises MissingError where the trial is not kept and nothing was to be played.
     """
     stage = task.campaign.stage
@@ -105,7 +116,7 @@ def trial(task: Task, say: Say) -> TrialResult:
         stage = replace(stage, simulated_replicas=task.campaign.tune_simulated_replicas)
         task = replace(task, campaign=replace(task.campaign, stage=stage))
     make, parameters, decides = _policy(task)
-    facts = _facts(task, decides, interval_seconds=_TRIAL_INTERVAL_SECONDS)
+    facts = _facts(task, {**decides, "given_up_at": GIVEN_UP_AT}, interval_seconds=_TRIAL_INTERVAL_SECONDS)
     title = f"tuning {task.policy} {task.name}"
     found = _find(task, _TRIALS, title, facts, say)
     if found.result is not None:
@@ -121,10 +132,21 @@ def trial(task: Task, say: Say) -> TrialResult:
         interval_seconds=_TRIAL_INTERVAL_SECONDS,
     )
     values = ", ".join(f"{name} {value:g}" for name, value in task.parameters.items())
-    played = play(cell, make, progress=_reporting(f"tuning {task.policy} ({values})", say))
-    result = TrialResult(
-        energy_joules=played.energy.total_kwh * JOULES_PER_KWH, attainment=played.requests.attainment or 0.0
-    )
+    reporting = _reporting(f"tuning {task.policy} ({values})", say)
+    allowed = GIVEN_UP_AT * (1.0 - stage.slo.min_attainment) * len(task.trace)
+
+    def progress(moment: Moment) -> None:
+        reporting(moment)
+        if moment.missed > allowed:
+            raise _GivenUpError(moment)
+
+    try:
+        played = play(cell, make, progress=progress)
+        energy, attainment = played.energy.total_kwh, played.requests.attainment or 0.0
+    except _GivenUpError as error:
+        moment = error.moment
+        energy, attainment = moment.energy_kwh, moment.met / (moment.met + moment.missed)
+    result = TrialResult(energy_joules=energy * JOULES_PER_KWH, attainment=attainment)
     if task.campaign.kept is not None:
         Kept(folder=task.campaign.kept, adapter=_TRIALS).put(title, facts, result)
     return result

@@ -44,11 +44,15 @@ class Moment:
     """Of the whole trace."""
     requests: int
     """Arrived so far."""
+    met: int
+    """Finished within the SLO so far."""
+    missed: int
+    """Finished too late, or lost, so far."""
     energy_kwh: float
 
 
 Progress = Callable[[Moment], None]
-"""Told after each interval that is recorded."""
+"""Told after each interval that is recorded; what it raises ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +181,13 @@ class _Play:
 
     def _moment(self) -> Moment:
         trace, now = self._cell.trace, self._deployment.fleet.now
+        so_far = self._deployment.service.ledger.attainment()
         return Moment(
             time_seconds=now,
             span_seconds=trace.span_seconds,
             requests=int(np.searchsorted(trace.times_seconds, now)),
+            met=so_far.met,
+            missed=so_far.finished - so_far.met + so_far.lost,
             energy_kwh=self._recorder.energy().total_kwh,
         )
 

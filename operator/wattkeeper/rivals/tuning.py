@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from wattkeeper.rivals.settings import Parameters, PolicySettingsError
 
 EVALUATIONS = 20
+_ALIKE = 0.002
+"""Of energy and attainment."""
 Evaluate = Callable[[Parameters], tuple[float, float]]
 """Energy in joules and attainment in 0..1 of the tuning days with these parameters."""
 
@@ -122,15 +124,21 @@ def _walked(
 
 def _climbed(search: "_Search", parameters: Parameters, name: str, values: tuple[float, ...]) -> Trial | None:
     """The best that steps along one parameter lead to from here; None: no evaluation is left."""
-    best = search.reached(parameters)
-    for step in (1, -1) if best is not None else ():
+    start = best = search.reached(parameters)
+    if start is None or best is None:
+        return None
+    for step in (1, -1):
         here = best
-        while best is not None and (following := _stepped(best.parameters, name, values, step)) is not None:
+        while (following := _stepped(here.parameters, name, values, step)) is not None:
             found = search.reached(following)
-            if found is None or search.rank(found) >= search.rank(best):
+            if found is None:
+                return best
+            better = search.rank(found) < search.rank(best)
+            if not better and not search.alike(found, best):
                 break
-            best = found
-        if best is not here:
+            # Where nothing changes, as with a target that asks for all replicas at all times, the edge lies further.
+            here, best = found, found if better else best
+        if best is not start:
             break
     return best
 
@@ -174,6 +182,14 @@ class _Search:
                 )
             self.trials[key] = Trial(parameters=parameters, energy_joules=energy, attainment=attainment)
         return self.trials[key]
+
+    def alike(self, one: Trial, other: Trial) -> bool:
+        """Whether two trials differ by less than matters."""
+        return (
+            math.isclose(one.energy_joules, other.energy_joules, rel_tol=_ALIKE)
+            and math.isclose(one.attainment, other.attainment, abs_tol=_ALIKE)
+            and (one.attainment >= self.goal) == (other.attainment >= self.goal)
+        )
 
     def rank(self, trial: Trial) -> tuple[float, float, float]:
         """Smaller is better."""
