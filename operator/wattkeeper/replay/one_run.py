@@ -21,8 +21,6 @@ from wattkeeper.traces.trace import Trace
 
 PROGRESS_SECONDS = 30.0
 """Wall time between two lines about a run that is under way."""
-GIVEN_UP_AT = 2.0
-"""A trial of tuning ends early once it has missed so many times the requests that the goal lets it miss in all."""
 _TRIAL_INTERVAL_SECONDS = 600.0
 _RIVAL_CODE = ("wattkeeper.replay.play", "wattkeeper.rivals.registry")
 _PLANNER_CODE = ("wattkeeper.replay.play", "wattkeeper.replay.planner")
@@ -108,7 +106,7 @@ def run(task: Task, say: Say) -> Outcome:
 def trial(task: Task, say: Say) -> TrialResult:
     """Energy and attainment of a rival with these parameters on the tuning days.
 
-    A trial that cannot reach the goal any more ends early (GIVEN_UP_AT), with its energy and attainment until then.
+    A trial that has missed more requests than the goal allows in all ends, with its energy and attainment until then.
     Raises MissingError where the trial is not kept and nothing was to be played.
     """
     stage = task.campaign.stage
@@ -116,7 +114,7 @@ def trial(task: Task, say: Say) -> TrialResult:
         stage = replace(stage, simulated_replicas=task.campaign.tune_simulated_replicas)
         task = replace(task, campaign=replace(task.campaign, stage=stage))
     make, parameters, decides = _policy(task)
-    facts = _facts(task, {**decides, "given_up_at": GIVEN_UP_AT}, interval_seconds=_TRIAL_INTERVAL_SECONDS)
+    facts = _facts(task, decides, interval_seconds=_TRIAL_INTERVAL_SECONDS)
     title = f"tuning {task.policy} {task.name}"
     found = _find(task, _TRIALS, title, facts, say)
     if found.result is not None:
@@ -133,7 +131,7 @@ def trial(task: Task, say: Say) -> TrialResult:
     )
     values = ", ".join(f"{name} {value:g}" for name, value in task.parameters.items())
     reporting = _reporting(f"tuning {task.policy} ({values})", say)
-    allowed = GIVEN_UP_AT * (1.0 - stage.slo.min_attainment) * len(task.trace)
+    allowed = (1.0 - stage.slo.min_attainment) * len(task.trace)
 
     def progress(moment: Moment) -> None:
         reporting(moment)

@@ -17,7 +17,7 @@ from wattkeeper.replay.measure import Recorder, Served, latency
 from wattkeeper.replay.result import Note, Run
 from wattkeeper.replay.scrape import FleetSource
 from wattkeeper.replay.stage import EPOCH_SECONDS, SERVICE, ReplayError, Stage
-from wattkeeper.rivals.types import Look, Policy
+from wattkeeper.rivals.types import Look, Policy, Sight
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.source import PodKey
 from wattkeeper.traces.trace import Trace
@@ -111,6 +111,7 @@ class _Play:
             self._source, stage.metrics.collect_seconds, clock=lambda: EPOCH_SECONDS + fleet.now
         )
         self._policy = make_policy(self._deployment, self._collector)
+        self._sight: Sight = getattr(self._policy, "sight", Sight.ALL)
         self._check = DecisionCheck(self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas)
         self._recorder = Recorder(
             self._deployment, interval_seconds=cell.interval_seconds, parked_counts=stage.parked_counts
@@ -199,13 +200,23 @@ class _Play:
 
     def _on(self, event: str, step: int) -> None:
         if event == "scrape":
-            self._source.scrape(step)
+            if self._sight is not Sight.NONE:
+                self._source.scrape(step)
         elif event == "collect":
-            self._collector.collect_once()
+            if self._sees(step):
+                self._collector.collect_once()
         elif event == "decide":
             self._decide()
         else:
             self._recorder.take()
+
+    def _sees(self, step: int) -> bool:
+        """Whether the policy can tell this collection from none."""
+        path, period = self._cell.stage.metrics, self._period()
+        if self._sight is not Sight.LAST or path.outages:
+            return self._sight is not Sight.NONE
+        following = math.ceil(step * path.collect_seconds / period) * period
+        return following < (step + 1) * path.collect_seconds
 
     def _decide(self) -> None:
         look = self._look()
