@@ -164,11 +164,14 @@ class _Play:
             "decide": self._period(),
             "record": self._recorder.interval_seconds,
         }
+        if self._sight is Sight.NONE:
+            del steps["scrape"], steps["collect"]
         # Counted, not added up: a week of steps must not drift apart.
         due = dict.fromkeys(steps, 0)
         due["record"] = 1
-        # The first query comes when each pod was scraped once.
-        due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
+        if "collect" in steps:
+            # The first query comes when each pod was scraped once.
+            due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
         while fleet.now < end:
             now = min(end, *(due[name] * step for name, step in steps.items()))
             self._deployment.advance(now)
@@ -200,8 +203,7 @@ class _Play:
 
     def _on(self, event: str, step: int) -> None:
         if event == "scrape":
-            if self._sight is not Sight.NONE:
-                self._source.scrape(step)
+            self._source.scrape(step)
         elif event == "collect":
             if self._sees(step):
                 self._collector.collect_once()
@@ -213,8 +215,8 @@ class _Play:
     def _sees(self, step: int) -> bool:
         """Whether the policy can tell this collection from none."""
         path, period = self._cell.stage.metrics, self._period()
-        if self._sight is not Sight.LAST or path.outages:
-            return self._sight is not Sight.NONE
+        if self._sight is Sight.ALL or path.outages:
+            return True
         following = math.ceil(step * path.collect_seconds / period) * period
         return following < (step + 1) * path.collect_seconds
 
