@@ -110,6 +110,8 @@ def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPredicti
     if entry.service.rolling_out or observation.power_watts is None:
         return
     state.correction = state.correction.update(predicted_watts=expected_watts, measured_watts=observation.power_watts)
+    if observation.unused_pods:
+        return  # the model is of replicas that share the load: what these miss is the router's, not its error
     worst = 0.0
     for measured, predicted in (
         (observation.ttft_at_least_seconds, float(sla_prediction.ttft_upper_seconds[0])),

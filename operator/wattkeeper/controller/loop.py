@@ -38,6 +38,7 @@ from wattkeeper.domain.plan import Plan, PlanReason, Target
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.forecast import rates
 from wattkeeper.planner import plan as planning
+from wattkeeper.planner import unused
 from wattkeeper.planner.types import PlanRequest
 from wattkeeper.telemetry.observe import observe
 
@@ -284,6 +285,7 @@ class FleetLoop:
         gpus_by_pod = view.gpus(service)
         for shown in self.measurements.since(service, state.snapshot_seen):
             state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
+            state.spread.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
             state.learning.observe(
                 shown,
                 namespace=service.namespace,
@@ -310,6 +312,8 @@ class FleetLoop:
             gpus_per_pod=service.gpus_per_replica,
             gpus_by_pod=gpus_by_pod,
         )
+        used_pods, unused_pods = state.spread.used_and_unused or (None, None)
+        observation = replace(observation, used_pods=used_pods, unused_pods=unused_pods)
         entry.observation = observation
         if observation.workload is not None and observation.state.usable:
             state.workload = observation.workload
@@ -367,6 +371,13 @@ class FleetLoop:
             startup_seconds=startup,
             dispersion=float(observation.workload.dispersion.at(60.0)) if observation.workload is not None else 1.0,
             settings=self.settings.forecast,
+        )
+        state.barren = unused.learn(
+            state.barren,
+            observation,
+            planned_rate=None if forecast is None else forecast.planned,
+            now_seconds=now,
+            settings=self.settings.planner,
         )
         enforcing = service.spec.mode is Mode.ENFORCE
         # While new arguments are watched no replica goes: a dip of its making would be blamed on them.

@@ -15,8 +15,9 @@ from wattkeeper.domain.plan import Plan
 from wattkeeper.domain.workload import Workload
 from wattkeeper.energy.online import OnlineCorrection
 from wattkeeper.forecast.rates import ForecastSettings, RateHistory
-from wattkeeper.planner.types import PlanMemory
+from wattkeeper.planner.types import Barren, PlanMemory
 from wattkeeper.telemetry.dispersion import DispersionEstimator
+from wattkeeper.telemetry.spread import LoadSpread
 
 HISTORY_LENGTH = 10
 
@@ -46,6 +47,9 @@ class ServiceState:
     seen_since: float
     """When this process first saw the service."""
     workload: Workload | None = None
+    spread: LoadSpread = field(default_factory=LoadSpread)
+    barren: Barren | None = None
+    """What was seen of replicas without work."""
     snapshot_seen: float = 0.0
     accounted_until: float | None = None
     latency_margin: float = 0.0
@@ -82,6 +86,7 @@ class ServiceState:
             last_rollout_seconds=self.last_rollout,
             last_cap_seconds=self.last_cap_move,
             last_guard_seconds=self.last_guard,
+            barren=self.barren,
         )
 
     def remember_bad(self, change: EngineChange, why: str) -> None:

@@ -119,6 +119,10 @@ class ServiceObservation:
     """What is missing and since when, for the MetricsAvailable condition."""
     pods_expected: int = 0
     pods_reporting: int = 0
+    used_pods: int | None = None
+    """Of the pods watched for some minutes, those to which the router sends work; None while too little was seen."""
+    unused_pods: int | None = None
+    """Of the same, those to which it sends next to nothing."""
     age_seconds: float | None = None
     workload: Workload | None = None
     """None where lengths were never seen; an idle service keeps the lengths last seen, with rate zero."""

@@ -197,6 +197,8 @@ def infeasible(found: Search) -> Plan:
     slo, rate = case.request.slo, case.workload.requests_per_second
     bounds = f"even with {words.replicas(case.space.high)} at {words.power(case.space.full_power)}"
     more = "add GPUs" if case.space.gpu_bound else "raise levers.replicas.max"
+    if case.space.router_bound:
+        more = "have the router spread its load"
     most = next(item for item in found.scored if item.row == sizing.full_power_row(case, case.space.high))
     if most.judged.standing is Standing.MISSES:
         text = f"{rate:.3g} req/s cannot be served {bounds}: {searching.rejection(case, most)}"

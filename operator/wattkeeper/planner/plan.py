@@ -7,11 +7,11 @@ worked with gets full power and keeps its replicas; the others are not touched b
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Target
-from wattkeeper.planner import checks, choose, guards, search, sizing, words
+from wattkeeper.planner import checks, choose, guards, search, sizing, unused, words
 from wattkeeper.planner.guards import Action, Trip
 from wattkeeper.planner.search import DATA_ERRORS, PowerModel, Search
 from wattkeeper.planner.sizing import Case, SlaModel
@@ -81,7 +81,20 @@ def examine(
     plans = checks.complete([(decided, found) for _, decided, found in chosen], predict=predict)
     for (index, _, found), decided in zip(chosen, plans, strict=True):
         results[index] = Examined(plan=decided, search=found)
-    return [result for result in results if result is not None]
+    return [
+        _noted(result, request, settings)
+        for result, request in zip(results, requests, strict=True)
+        if result is not None
+    ]
+
+
+def _noted(examined: Examined, request: PlanRequest, settings: PlannerSettings) -> Examined:
+    """With a word on replicas that the router leaves without work."""
+    text = unused.note(request, settings)
+    if not text:
+        return examined
+    decided = examined.plan
+    return replace(examined, plan=replace(decided, message=f"{decided.message.removesuffix('.')}; {text}."))
 
 
 def _sizeable(request: PlanRequest, trip: Trip) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from wattkeeper.domain.engine import EngineChange, EngineSettings
 from wattkeeper.domain.plan import RangeLever, Target
 from wattkeeper.physics import kv, limits
+from wattkeeper.planner import unused
 from wattkeeper.planner.types import PlannerSettings, PlanRequest
 
 _MEMORY_SLACK = 0.05
@@ -53,6 +54,8 @@ class LeverSpace:
     """Bounds of the replica count; `high` also within the free GPUs."""
     gpu_bound: bool
     """True where free GPUs, not the user's maximum, set `high`."""
+    router_bound: bool
+    """True where `high` is what the router uses: more replicas were seen without work."""
     full_power: Power
     caps_watts: tuple[float, ...]
     """Caps below full power, ascending."""
@@ -108,6 +111,10 @@ class LeverSpace:
 def lever_space(request: PlanRequest, settings: PlannerSettings) -> LeverSpace:
     """The levers of a request as its user, its GPUs and its timers allow."""
     low, high, gpu_bound = _replica_bounds(request)
+    most_used = unused.most_replicas(request, settings)
+    router_bound = most_used is not None and most_used < high
+    if most_used is not None and router_bound:
+        high, gpu_bound = max(low, most_used), False
     gpu, levers = request.profile.gpu, request.levers
     most = settings.grid_power_values
     cap, lock = (levers.power_cap, levers.clock_lock) if request.power_lever else (None, None)
@@ -123,6 +130,7 @@ def lever_space(request: PlanRequest, settings: PlannerSettings) -> LeverSpace:
         low=low,
         high=high,
         gpu_bound=gpu_bound,
+        router_bound=router_bound,
         full_power=Power(cap_watts=full_cap, clock_mhz=full_clock),
         caps_watts=caps,
         clocks_mhz=clocks,

@@ -10,6 +10,22 @@ from wattkeeper.physics.profile import ServingProfile
 
 
 @dataclass(frozen=True, kw_only=True)
+class Barren:
+    """What was seen of replicas that the router left without work. Times are Unix seconds."""
+
+    even_replicas: int = 0
+    """The count at which all had work when last seen; 0: never."""
+    used_replicas: int | None = None
+    """More than these, and than `even_replicas`, helped nobody; None: no replica was seen without work."""
+    planned_requests_per_second: float = 0.0
+    """What was planned for when some were seen without work."""
+    seen_seconds: float = 0.0
+    """When they were last seen."""
+    hold_seconds: float = 0.0
+    """For how long after that not one more is tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanMemory:
     """Unix times of the last moves of a service; None: never, or not known. Restorable from the cluster's state.
 
@@ -24,6 +40,8 @@ class PlanMemory:
     """Last change of cap or clock lock, up or down."""
     last_guard_seconds: float | None = None
     """Last plan whose reason was one of the guards (`SloAtRisk`, `QueueGrowing`, `Preempting`)."""
+    barren: Barren | None = None
+    """None: nothing was seen yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +154,16 @@ class PlannerSettings:
     """... if they are also more than this share of the requests."""
     guard_scale_up_ratio: float = 0.25
     """Replicas that a guard adds, as a share of the current ones (at least one; more where the model asks for it)."""
+
+    barren_hold_seconds: float = 300.0
+    """After replicas were seen without work, no more than the used ones are asked for this long, then one more; twice
+    as long each time that the try was in vain ..."""
+    barren_hold_longest_seconds: float = 7200.0
+    """... up to this."""
+    barren_forget_seconds: float = 28800.0
+    """After this what was seen bounds nothing any more."""
+    barren_rate_ratio: float = 1.2
+    """A planned rate of more than this times that of the time ends the bound at once."""
 
     idle_rate_per_second: float = 0.02
     """Rate that an idle service is planned for, requests per second: the first request must still meet its SLO."""
