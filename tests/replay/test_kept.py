@@ -43,6 +43,16 @@ def test_what_has_ended_is_taken_the_next_time(tmp_path):
     assert ReplayReport.from_json(again.stdout) == ReplayReport.from_json(first.stdout)
 
 
+def test_several_processes_keep_and_find_the_same(tmp_path):
+    asked = ("--policies", "static-peak,hpa-kv,wva", "--tune-on", OTHER, "--evaluations", "2", "--processes", "2")
+    first = replay(tmp_path, *asked)
+    assert first.exit_code == 0, first.output
+    assert "tuned hpa-kv" in first.stderr, "what workers have to say is shown"
+    again = replay(tmp_path, *asked[:-2])
+    assert again.stderr.count("kept ") == 3
+    assert ReplayReport.from_json(again.stdout) == ReplayReport.from_json(first.stdout)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
