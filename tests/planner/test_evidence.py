@@ -285,3 +285,20 @@ def test_every_state_of_a_small_space_against_a_literal_reading_of_the_rule():
         if found.plan.reason is PlanReason.AWAITING_REPLAY:
             assert found.plan.wishes and more(target, now)
     assert moved > 100
+
+
+def test_a_replay_lifts_the_ceiling_by_a_step_and_no_further():
+    """Four replicas at 20 req/s carry half of their capacity; three at 27 req/s were shown to meet the SLO."""
+    settings = replace(SETTINGS, planned_load_ceiling=0.6)
+    asked = request(replicas=4, levers=REPLICA_LEVERS)
+
+    def ceiling(*known):
+        stage = ReplayEvidence(replayed=known)
+        found = examine([replace(asked, replays=stage)], energy=FakeEnergy(), settings=settings, predict=predict)[0]
+        return found.search.case.ceiling
+
+    assert ceiling() == 0.6
+    assert ceiling(replayed(setting(asked, 3), MISSES, rate=27.0)) == 0.6
+    assert ceiling(replayed(setting(asked, 4), MEETS, rate=16.0)) == 0.6
+    assert ceiling(replayed(setting(asked, 4), MEETS, rate=27.0)) == pytest.approx(27.0 / 40.0 * 1.05)
+    assert ceiling(replayed(setting(asked, 4), MEETS, rate=38.0)) == settings.planned_load_ceiling_proved

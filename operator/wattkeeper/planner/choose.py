@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Prediction, RunnerUp, Target
+from wattkeeper.planner import dwell, sizing, wishes, words
 from wattkeeper.planner import search as searching
-from wattkeeper.planner import sizing, wishes, words
 from wattkeeper.planner.evidence import Standing
 from wattkeeper.planner.search import Scored, Search
 from wattkeeper.planner.sizing import Case, Row
@@ -44,7 +44,7 @@ def choose(found: Search) -> Plan:
         best = min(open_items, key=lambda item: (item.row.replicas, searching.depth(case, item.row.power), item.score))
         choice = _take_idle(found, best)
     else:
-        choice = _take_cheapest(found, min(open_items, key=lambda item: item.score), in_place)
+        choice = _take_cheapest(found, open_items, in_place)
     return _plan(found, choice)
 
 
@@ -103,8 +103,14 @@ def _take_idle(found: Search, best: Scored) -> _Choice:
     )
 
 
-def _take_cheapest(found: Search, best: Scored, in_place: Scored) -> _Choice:
+def _take_cheapest(found: Search, open_items: list[Scored], in_place: Scored) -> _Choice:
     case = found.case
+    wanted = best = min(open_items, key=lambda item: item.score)
+    against = dwell.reference(in_place, open_items)
+    if against is not None:
+        best = min(
+            (item for item in open_items if not dwell.too_soon(found, against, item)), key=lambda item: item.score
+        )
     limit = case.settings.hysteresis_ratio
     held = _held_replicas(found, best)
     binding = _binding(found, best)
@@ -130,6 +136,10 @@ def _take_cheapest(found: Search, best: Scored, in_place: Scored) -> _Choice:
             f"Moving to {_option(found, best)}: {words.watts(best.watts)} instead of {words.watts(in_place.watts)}; "
             f"{_at(case, best)}."
         )
+    if against is not None and best is not wanted and wanted.score <= item.watts * (1 - limit):
+        binding = Binding.HYSTERESIS
+        waits = dwell.too_soon(found, against, wanted)
+        message = f"{message[:-1]}; {_option(found, wanted)} at {words.watts(wanted.watts)} waits: {waits}."
     if held:
         binding = Binding.STABILISATION
         message = message[:-1] + f"; {held}."

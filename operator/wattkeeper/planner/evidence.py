@@ -99,6 +99,17 @@ class Evidence:
             stabilised_reach=grid_rate(case.stabilised_rate, ratio) * _ROUNDING,
         )
 
+    def proved(self) -> Iterator[tuple[Row, float]]:
+        """Settings of the engine in place that replays showed to meet the SLO, each with the highest rate for it."""
+        best: dict[Row, float] = {}
+        for item in self.by_engine.get(0, ()):
+            if item.meets:
+                setting = item.replayed.setting
+                power = Power(cap_watts=setting.power_cap_watts, clock_mhz=setting.clock_mhz)
+                row = Row(replicas=setting.replicas, power=power)
+                best[row] = max(best.get(row, 0.0), item.requests_per_second)
+        yield from best.items()
+
     def accuses(self, engine: int) -> bool:
         """True where a replay of this engine misses the SLO, so that candidates with more capacity need a look too."""
         return any(item.misses is not Binding.NONE for item in self.by_engine.get(engine, ()))

@@ -9,7 +9,7 @@ grid around it does not depend on it, so that a plan once applied is found again
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -121,6 +121,9 @@ def _size(search: Search) -> None:
     low, high, now = case.space.low, case.space.high, case.space.current.replicas
     engines = range(len(case.space.engines))
     search.evidence = Evidence.of(case)
+    if search.evidence is not None:
+        search.evidence = _lift_ceiling(search, search.evidence)
+        case = search.case
     search.required = sizing.required_replicas(ledger, low=low, high=high, engines=engines)
     if search.evidence is not None:
         search.required = {
@@ -134,6 +137,30 @@ def _size(search: Search) -> None:
             floors[engine] = max(floors[engine], now if found.replicas is None else found.replicas)
     search.floors = _promising(ledger, floors)
     search.hopeless = not ledger.feasible(_idle_row(case))
+
+
+def _lift_ceiling(search: Search, evidence: Evidence) -> Evidence:
+    """Let the planned load come a step closer to one than what replays of the engine in place showed to be safe.
+
+    Ceilings stand for bursts that the analytic check knows little of; a replay has them. What is planned beyond one
+    takes less capacity than is in place, and so waits for a replay of its own.
+    """
+    case, settings = search.case, search.case.settings
+    shown = {row: rate for row, rate in evidence.proved() if case.space.low <= row.replicas <= case.space.high}
+    if not shown:
+        return evidence
+    search.ledger.add(shown)
+    planned = case.workload.requests_per_second
+    loads = [
+        found.utilisation * rate / planned
+        for (row, rate), found in zip(shown.items(), search.ledger.figures(list(shown)), strict=True)
+    ]
+    ceiling = min(settings.planned_load_ceiling_proved, max(loads) * (1.0 + settings.planned_load_step_ratio))
+    if ceiling <= case.ceiling:
+        return evidence
+    search.case = replace(case, ceiling=ceiling)
+    search.ledger.judge_by(search.case)
+    return replace(evidence, case=search.case)
 
 
 def _worse(analytic: Required, replayed: tuple[int, Binding], *, high: int) -> Required:
@@ -381,16 +408,17 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
 
 def _move_watts(case: Case, row: Row) -> float:
     """Start-up energy of added replicas, or of all for new engine arguments, over the expected stay."""
-    request, settings, now = case.request, case.settings, case.space.current.replicas
-    start_joules = (
-        settings.startup_share_of_tdp
-        * request.profile.gpu.tdp_watts
-        * request.profile.gpus_per_replica
-        * request.startup_seconds
-    )
+    settings, now = case.settings, case.space.current.replicas
     if row.engine:
-        return max(row.replicas, now) * start_joules / settings.engine_dwell_seconds
-    return max(0, row.replicas - now) * start_joules / settings.replica_dwell_seconds
+        return max(row.replicas, now) * start_joules(case) / settings.engine_dwell_seconds
+    return max(0, row.replicas - now) * start_joules(case) / settings.replica_dwell_seconds
+
+
+def start_joules(case: Case) -> float:
+    """Energy of the start of one replica."""
+    request = case.request
+    gpus = request.profile.gpus_per_replica
+    return case.settings.startup_share_of_tdp * request.profile.gpu.tdp_watts * gpus * request.startup_seconds
 
 
 def _waits(search: Search, rows: Sequence[Row]) -> list[str]:

@@ -153,6 +153,12 @@ class Ledger:
         self._violations += violations(self.case, sla)
         self._chunks.append((candidates, sla))
 
+    def judge_by(self, case: Case) -> None:
+        """Judge what is known, and what comes, by this case: the same but for its ceiling."""
+        self.case = case
+        if self._at:
+            self._violations = violations(case, self._all()[1])
+
     def bounds(self, low: int, high: int, *, engine: int, load: float) -> tuple[int, int]:
         """Largest known infeasible and smallest known feasible replica count at full power.
 

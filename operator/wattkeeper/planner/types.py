@@ -106,6 +106,10 @@ class PlannerSettings:
     """Planned rate over stable capacity may not exceed this: beyond it a p95 is not a stable number."""
     planned_load_ceiling_bursty: float = 0.65
     """The same where arrivals are very bursty (`bursty_dispersion`)."""
+    planned_load_ceiling_proved: float = 0.88
+    """Replays of recorded arrivals may lift either ceiling up to this ..."""
+    planned_load_step_ratio: float = 0.05
+    """... in steps: beyond the highest load that a replay showed to meet the SLO by this share."""
     bursty_dispersion: float = 5.0
     """Index of dispersion of arrival counts in a second (1 = Poisson) above which arrivals count as very bursty."""
     preemption_risk_ceiling: float = 0.05
@@ -171,6 +175,9 @@ class PlannerSettings:
     """Power of a starting replica's GPUs as a share of their TDP (180 W of 700 W while weights load)."""
     replica_dwell_seconds: float = 900.0
     """Expected stay at a replica count: the start-up energy of added replicas is spread over it."""
+    power_dwell_seconds: float = 300.0
+    """Power limits that moved this long ago may move again for a gain of the hysteresis; sooner for more, later for
+    less. More power that the SLO asks for never waits."""
     engine_dwell_seconds: float = 14400.0
     """Expected stay with engine arguments: the price of a roll-out is spread over it."""
     rollout_gain_ratio: float = 0.05

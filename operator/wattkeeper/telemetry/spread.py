@@ -13,8 +13,8 @@ from wattkeeper.telemetry.source import Snapshot
 
 WINDOW_SECONDS = 120.0
 """Over which arrivals are compared."""
-_WHOLE = 0.9
-"""Share of the window that a pod must have been watched for."""
+_WHOLE = 0.8
+"""Share of the window that a pod must have been watched for; its newest reading may be a scrape old."""
 _LEAST_FAIR_SHARE = 12.0
 """Arrivals per pod below which nothing is said: by chance alone one pod in 10,000 of an even spread looks unused."""
 _UNUSED_SHARE = 0.1
