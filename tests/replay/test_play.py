@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from tests.replay.played import Scripted, played, stage, trace
+from wattkeeper.replay import sizing
 from wattkeeper.replay.checked import PolicyError
+from wattkeeper.replay.play import Cell, play
 from wattkeeper.replay.result import JOULES_PER_KWH, Run
 from wattkeeper.replay.stage import ReplayError
-from wattkeeper.rivals.types import Decision
+from wattkeeper.rivals import registry
+from wattkeeper.rivals.types import Decision, Sight
 from wattkeeper.traces.trace import Trace
 from wattkeeper.twin.deployment import Failure
 
@@ -161,3 +164,41 @@ def test_an_empty_trace_is_an_error():
 def test_a_stage_that_does_not_fit_is_an_error():
     with pytest.raises(ReplayError, match="more --gpus"):
         stage(replicas=5)
+
+
+def rival(name: str, **sight) -> Run:
+    traffic, on = trace(rate=20.0), stage()
+    setting = sizing.setting(on, traffic, peak_replicas=2)
+
+    def make(_deployment, _collector):
+        policy = registry.find(name).build(setting)
+        policy.__dict__.update(sight)
+        return policy
+
+    return comparable(play(Cell(trace=traffic, trace_name="test", stage=on), make))
+
+
+@pytest.mark.parametrize("name", ["keda-in-flight", "hpa-waiting", "hpa-kv", "wva"])
+def test_metrics_that_a_rival_does_not_look_at_change_nothing(name):
+    assert rival(name) == rival(name, sight=Sight.ALL)
+
+
+def test_a_fleet_that_looks_at_nothing_is_not_scraped():
+    """Routers share requests out anew after every event, so that fewer of these move a request here and there."""
+    unseen, scraped = rival("static-cap"), rival("static-cap", sight=Sight.ALL)
+    assert unseen.energy.total_kwh == pytest.approx(scraped.energy.total_kwh, rel=1e-3)
+    assert unseen.requests.met == pytest.approx(scraped.requests.met, abs=3)
+
+
+def test_progress_tells_how_far_a_run_is():
+    told = []
+    run = play(
+        Cell(trace=trace(), trace_name="test", stage=stage()),
+        lambda _deployment, _collector: Scripted(keep),
+        progress=told.append,
+    )
+    assert [moment.time_seconds for moment in told] == [60.0 * minute for minute in range(1, 10)]
+    assert all(moment.span_seconds == 600.0 for moment in told)
+    last = told[-1]
+    assert 0 < last.met + last.missed <= last.requests < run.requests.arrived
+    assert 0.0 < last.energy_kwh < run.energy.total_kwh

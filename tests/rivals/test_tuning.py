@@ -1,9 +1,7 @@
 import pytest
 
-from tests.rivals.test_registry import SETTING
-from wattkeeper.rivals.registry import find
 from wattkeeper.rivals.settings import PolicySettingsError
-from wattkeeper.rivals.tuning import tune, tune_all
+from wattkeeper.rivals.tuning import EVALUATIONS, tune
 
 TARGETS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -29,7 +27,7 @@ def test_least_energy_among_those_that_reach_the_goal():
     assert found.met
     assert found.parameters == {"target": 0.5}
     assert made.calls[0] == {"target": 5.0}
-    assert len(made.calls) == len(found.trials) <= 10
+    assert len(made.calls) == len(found.trials) <= EVALUATIONS
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.3, 0.6, 1.0, 2.0, 6.0, 20.0])
@@ -38,6 +36,38 @@ def test_finds_the_edge_wherever_it_lies_with_few_evaluations(limit):
     found = tune(defaults={"target": 5.0}, grid={"target": TARGETS}, evaluate=made, goal=0.99, evaluations=7)
     assert found.parameters["target"] == max(value for value in TARGETS if value <= limit)
     assert len(made.calls) <= 7
+
+
+@pytest.mark.parametrize(("price", "best"), [(0.05, (0.6, 3.0)), (0.15, (0.3, 0.0))])
+def test_gives_of_one_parameter_away_what_another_wins_back(price, best):
+    """More replicas at night allow a looser target: no step along one axis alone leads from corner to corner."""
+    calls = []
+
+    def evaluate(parameters):
+        calls.append(parameters)
+        target, fewest = parameters["target"], parameters["min"]
+        return 2.0 - target + price * fewest, 0.99 if target <= 0.3 + 0.1 * fewest + 1e-9 else 0.9
+
+    grid = {"target": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "min": (0.0, 1.0, 2.0, 3.0)}
+    found = tune(defaults={"target": 0.4, "min": 0.0}, grid=grid, evaluate=evaluate, goal=0.95)
+    assert found.met
+    assert (found.parameters["target"], found.parameters["min"]) == best
+    assert len(calls) == len(found.trials) <= EVALUATIONS
+
+
+def test_looks_beyond_a_stretch_where_nothing_changes():
+    """A target that asks for all replicas at all times is as dear with any other parameter; the edge lies further."""
+
+    def evaluate(parameters):
+        target, fewest = parameters["target"], parameters["min"]
+        if target <= 4.0:
+            return 10.0, 0.999
+        return 8.0 + 0.1 * fewest, 0.99 if fewest >= 1.0 and target <= 16.0 else 0.7
+
+    grid = {"target": (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0), "min": (0.0, 1.0, 2.0)}
+    found = tune(defaults={"target": 2.0, "min": 0.0}, grid=grid, evaluate=evaluate, goal=0.95)
+    assert found.parameters["min"] == 1.0
+    assert found.energy_joules == 8.1
 
 
 def test_one_parameter_after_the_other():
@@ -49,7 +79,7 @@ def test_one_parameter_after_the_other():
         goal=0.99,
     )
     assert found.parameters == {"target": 0.5, "window": 60.0}
-    assert len(made.calls) <= 10
+    assert len(made.calls) <= EVALUATIONS
     again = Made(limit=0.6)
     tune(
         defaults={"target": 5.0, "window": 300.0},
@@ -77,27 +107,6 @@ def test_nothing_to_tune_is_one_run():
     found = tune(defaults={"target": 0.1}, grid={}, evaluate=made, goal=0.9)
     assert len(made.calls) == 1
     assert found.text() == "target 0.1 (99.50 % on the tuning days, 1 trials)"
-
-
-def test_all_start_from_what_the_static_fleet_needs():
-    asked = []
-
-    def evaluate(rival, setting, parameters):
-        asked.append(rival.name)
-        assert rival.build(setting, parameters).name == rival.name
-        # Seven replicas meet the goal where the demand over `replica_rps` says ten.
-        replicas = parameters.get("replicas", 8.0)
-        return 100.0 * replicas + parameters.get("power_cap_watts", 0.0), 1.0 if replicas >= 7.0 else 0.9
-
-    chosen = [find("static-cap"), find("static-peak"), find("static-p95"), find("wva")]
-    setting, found = tune_all(SETTING, rivals=chosen, evaluate=evaluate, goal=0.99)
-    assert list(found) == ["static-peak", "static-cap", "static-p95", "wva"]
-    assert found["static-peak"].parameters == {"replicas": 7.0}
-    assert setting.replicas_for(100.0) == 7
-    assert found["static-cap"].trials[0].parameters == {"replicas": 7.0, "power_cap_watts": 700.0}
-    assert found["static-cap"].parameters == {"replicas": 7.0, "power_cap_watts": 300.0}
-    assert found["static-p95"].parameters["replicas"] == setting.replicas_for(95.0)
-    assert all(asked.count(rival.name) <= 10 for rival in chosen)
 
 
 def test_bad_input_is_refused():

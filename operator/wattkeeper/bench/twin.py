@@ -16,9 +16,8 @@ from rich.table import Table
 from scipy import stats
 
 from wattkeeper.domain.engine import EngineSettings
-from wattkeeper.traces import formats
-from wattkeeper.traces.processes import Poisson, Thinned
-from wattkeeper.traces.trace import FloatArray, Lengths, RateSeries, Trace, TraceError
+from wattkeeper.traces import formats, rates
+from wattkeeper.traces.trace import FloatArray, Lengths, RateSeries, Trace, TraceError, joined
 from wattkeeper.twin import hardware
 from wattkeeper.twin.deployment import Deployment, Lifecycle
 from wattkeeper.twin.fleet import Fleet, Service
@@ -50,31 +49,21 @@ class Traffic:
 
     def trace(self, *, from_seconds: float, seconds: float, seed: int, factor: float = 1.0) -> Trace:
         """Poisson arrivals at the week's rates times `factor`."""
-        grid = np.arange(0.0, seconds + 600.0, 600.0)
-        series = RateSeries(
-            times_seconds=tuple(grid.tolist()),
-            requests_per_second=tuple(factor * self.rates.at(from_seconds + at) for at in grid.tolist()),
+        intensity = rates.intensity(
+            self.rates, start_seconds=from_seconds, end_seconds=from_seconds + seconds, scale=factor, seed=seed
         )
-        times = Thinned(process=Poisson(rate=series.peak), series=series).times(seconds, seed=seed)
-        prompts, outputs = self.lengths.draw(len(times), seed=seed)
-        return Trace(
-            times_seconds=times,
-            prompt_tokens=prompts,
-            output_tokens=outputs,
-            cached_tokens=np.zeros(len(times), dtype=np.int64),
-            span_seconds=seconds,
-        )
+        return joined(rates.draw(intensity, lengths=self.lengths, seed=seed), span_seconds=seconds)
 
 
 def traffic(traces: Path) -> Traffic:
     """From the folder of traces. Raises TraceError where a file is missing or holds something else."""
-    rates, requests = formats.load(traces / RATES_FILE), formats.load(traces / LENGTHS_FILE)
-    if not isinstance(rates, RateSeries):
+    series, requests = formats.load(traces / RATES_FILE), formats.load(traces / LENGTHS_FILE)
+    if not isinstance(series, RateSeries):
         raise TraceError(f"{traces / RATES_FILE}: expected rates over time")
     if not isinstance(requests, Trace):
         raise TraceError(f"{traces / LENGTHS_FILE}: expected requests")
     lengths = Lengths(name=LENGTHS_FILE, prompt_tokens=requests.prompt_tokens, output_tokens=requests.output_tokens)
-    return Traffic(rates=rates, lengths=lengths)
+    return Traffic(rates=series, lengths=lengths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wattkeeper.cli import bench_twin, bench_vidur
+from wattkeeper.cli import bench_page, bench_twin, bench_vidur
 from wattkeeper.cli.errors import explained
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
@@ -128,6 +128,7 @@ def sla(
 
 _commands.command()(bench_vidur.vidur)
 _commands.command()(bench_twin.twin)
+_commands.command()(bench_page.page)
 
 
 @_commands.command()

@@ -1,21 +1,13 @@
 """`wattkeeper replay`: what it would have saved on one's own traffic, against what people run today."""
 
 import enum
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain.data_files import DATA_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from wattkeeper.replay.campaign import Campaign, Played, Tuning
-    from wattkeeper.replay.result import ReplayReport, Run
 
 _POLICIES = "static-peak,hpa-waiting,keda-in-flight,wattkeeper"
 
@@ -56,7 +48,10 @@ def replay(
         str | None,
         typer.Option(help="Traffic, written as TRACE, on which the rivals are sized and tuned; take other days."),
     ] = None,
-    evaluations: Annotated[int, typer.Option(min=1, help="Runs for tuning each rival.")] = 10,
+    evaluations: Annotated[int, typer.Option(min=1, help="Runs for tuning each rival, at most.")] = 20,
+    tune_sampled: Annotated[
+        int | None, typer.Option(min=1, help="As --sampled, for tuning alone; left out: as --sampled says.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public traces.")] = None,
     service: Annotated[
         Path | None, typer.Option(help="Your InferenceService manifest; needs --workload.", exists=True)
@@ -112,6 +107,13 @@ def replay(
         list[str] | None, typer.Option(help="FROM-UNTIL without any metrics, such as 2h-150m; repeat for more.")
     ] = None,
     interval: Annotated[str, typer.Option(help="Between two points of the recorded course.")] = "60s",
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which each finished run is kept, and from which it is taken the next time."),
+    ] = None,
+    only_kept: Annotated[
+        bool, typer.Option("--only-kept", help="Play nothing: report what --runs has, and name what it lacks.")
+    ] = False,
     output: Annotated[Output, typer.Option(help="Table or JSON on standard output.")] = Output.TEXT,
     report: Annotated[Path | None, typer.Option(help="Page to write (HTML, one file).")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures to.")] = None,
@@ -122,6 +124,7 @@ def replay(
     requests. Progress goes to standard error.
     """
     from wattkeeper.cli import replay_options as options
+    from wattkeeper.cli import replay_output
     from wattkeeper.replay import manifests
     from wattkeeper.replay.campaign import PLANNERS, Campaign, PlannerChoices
     from wattkeeper.replay.sizing import setting
@@ -203,123 +206,17 @@ def replay(
             interval_seconds=options.seconds(interval),
             setting=setting(stage, known, peak_replicas=peak),
             evaluations=evaluations,
+            tune_simulated_replicas=tune_sampled,
+            kept=runs,
+            only_kept=only_kept,
         )
-        _say(f"{played.name}: {len(first):,} requests in {first.span_seconds / 3600.0:.2f} h")
+        replay_output.say(f"{played.name}: {len(first):,} requests in {first.span_seconds / 3600.0:.2f} h")
         for repair in first.repairs:
-            _say(f"  put right: {repair}")
-        _say(f"{peak} replicas today, {stage.gpus} GPUs for up to {stage.max_replicas}")
-        found = _play(campaign, played, tune_on=None if tune_on is None else (tune_on, known), processes=processes)
-    _show(found, output=output, page=report, pictures=pictures)
-
-
-def _play(
-    campaign: "Campaign", played: "Played", *, tune_on: "tuple[str, object] | None", processes: int
-) -> "ReplayReport":
-    from wattkeeper.replay import campaign as campaigns
-    from wattkeeper.traces.trace import Trace
-
-    tuned: Tuning | None = None
-    if tune_on is not None and isinstance(tune_on[1], Trace):
-        tuned = campaigns.tune(campaign, tune_on[1], tune_on[0], processes=processes, said=_say)
-    with _progress(len(campaign.policies) * campaign.seeds) as done:
-        runs = campaigns.runs(campaign, played, tuned=tuned, processes=processes, done=done)
-    choices, path = campaign.planner, campaign.stage.metrics
-    settings = {
-        "tick_seconds": choices.tick_seconds,
-        "check": choices.check,
-        "check_requests": choices.check_requests,
-        "believe_time": choices.believe_time,
-        "believe_power": choices.believe_power,
-        "scrape_interval_seconds": path.interval_seconds,
-        "scrape_delay_seconds": path.delay_seconds,
-        "lost_scrapes": path.lost_share,
-        "outages": len(path.outages),
-        "sampled": campaign.stage.simulated_replicas,
-        "failures": len(campaign.stage.failures),
-        "seeds": campaign.seeds,
-        "tuned_on": "" if tuned is None else tuned.name,
-    }
-    first = played.of_seed(0)
-    return campaigns.report(
-        campaign,
-        runs,
-        campaigns.trace_facts(played.name, first),
-        settings=settings,
-        notes=tuple(_notes(campaign, tuned)),
-    )
-
-
-def _notes(campaign: "Campaign", tuned: "Tuning | None") -> Iterator[str]:
-    """What a reader must know."""
-    if tuned is None:
-        yield (
-            "Rivals run with their documented defaults, and fixed fleets are sized on the replayed traffic itself: "
-            "tune them on other days with --tune-on."
-        )
-    else:
-        yield f"Rivals were sized and tuned on {tuned.name}; the operator was not tuned."
-        for name, found in tuned.tuned.items():
-            yield f"{name}: {found.text()}"
-    choices = campaign.planner
-    if not choices.check:
-        yield "The operator ran without its replay stage: the analytic check decided alone."
-    if choices.believe_time != 1.0 or choices.believe_power != 1.0:
-        yield (
-            f"The operator was made to believe {choices.believe_time:g} times its own step times and "
-            f"{choices.believe_power:g} times its own watts; the simulated engines are as always."
-        )
-    if campaign.stage.simulated_replicas is not None:
-        yield (
-            f"Of replicas that are alike {campaign.stage.simulated_replicas} were simulated and the others mirror "
-            "them: `wattkeeper bench twin` measures the error of that."
-        )
-    if campaign.stage.parked_counts:
-        yield "Idle power of GPUs that no replica holds is counted, for every policy."
-
-
-@contextmanager
-def _progress(total: int) -> "Iterator[Callable[[Run], None]]":
-    """A bar on a terminal, and a line for every run that ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-
-        def done(run: "Run") -> None:
-            share = run.requests.attainment
-            attained = "no requests" if share is None else f"{100 * share:.2f} % in SLO"
-            text = f"played {run.policy}, seed {run.seed}: {run.energy.total_kwh:.2f} kWh, {attained}, "
-            bar.console.print(text + f"{run.wall_seconds:.0f} s", highlight=False)
-            for note in (*run.repairs, *run.remarks):
-                at = f"first at {note.first_seconds / 3600.0:.2f} h"
-                bar.console.print(f"  {run.policy}: {note.text} ({note.count} times, {at})", highlight=False)
-            bar.advance(task)
-
-        yield done
-
-
-def _show(found: "ReplayReport", *, output: Output, page: Path | None, pictures: Path | None) -> None:
-    from wattkeeper.cli.replay_options import scratch
-    from wattkeeper.replay import html, table
-    from wattkeeper.replay import pictures as drawing
-
-    if pictures is not None or page is not None:
-        with scratch() as folder:
-            drawn = drawing.draw(found, Path(folder) if pictures is None else pictures)
-            if page is not None:
-                html.write(found, pictures=drawn, path=page)
-                _say(f"wrote {page}")
-        if pictures is not None:
-            _say(f"wrote {len(drawn)} pictures to {pictures}")
-    if output is Output.JSON:
-        typer.echo(found.to_json())
-        return
-    typer.echo(table.text(found))
-    for line in (*html.headline(found), *found.notes):
-        typer.echo(line)
+            replay_output.say(f"  put right: {repair}")
+        replay_output.say(f"{peak} replicas today, {stage.gpus} GPUs for up to {stage.max_replicas}")
+        tuning = None if tune_on is None else (tune_on, known)
+        found = replay_output.carry_out(campaign, played, tune_on=tuning, processes=processes)
+    replay_output.show(found, as_json=output is Output.JSON, page=report, pictures=pictures)
 
 
 def _levers(name: str) -> str:
@@ -329,10 +226,6 @@ def _levers(name: str) -> str:
     parts = [("replicas", levers.replicas), ("power cap", levers.power_cap), ("clock lock", levers.clock)]
     found = [text for text, allowed in parts if allowed]
     return ", ".join([*found, *(["token budget"] if levers.token_budgets else [])])
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,11 +1,10 @@
-"""Many runs: every policy, every seed, here or on several processes; rivals tuned before on other traffic."""
+"""What is asked of a replay: policies, seeds, how the operator runs, how rivals are tuned; and the report of it."""
 
 import functools
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +13,12 @@ from wattkeeper.controller.settings import OperatorSettings, ReplaySettings
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.replay import manifests
 from wattkeeper.replay.manifests import Levers, Manifests
-from wattkeeper.replay.planner import PlannerSetup, make_planner
-from wattkeeper.replay.play import Cell, MakePolicy, play
-from wattkeeper.replay.result import JOULES_PER_KWH, FleetFacts, Goals, ReplayReport, Run, TraceFacts
+from wattkeeper.replay.planner import PlannerSetup
+from wattkeeper.replay.result import FleetFacts, Goals, ReplayReport, Run, TraceFacts
 from wattkeeper.replay.stage import ReplayError, Stage
 from wattkeeper.rivals import registry, tuning
-from wattkeeper.rivals.registry import RIVALS, STATIC_PEAK
-from wattkeeper.rivals.settings import Parameters, Setting
-from wattkeeper.rivals.tuning import Tuned
+from wattkeeper.rivals.registry import STATIC_PEAK
+from wattkeeper.rivals.settings import Setting
 from wattkeeper.traces.trace import Trace
 
 TOKEN_BUDGETS = (1024, 2048, 8192)
@@ -33,8 +30,6 @@ PLANNERS: dict[str, Levers] = {
     "wattkeeper-engine": Levers(power_cap=True, token_budgets=TOKEN_BUDGETS),
 }
 """The operator with the levers that its name says; with a user's own InferenceService, `wattkeeper` has its levers."""
-Task = TypeVar("Task")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +72,12 @@ class Campaign:
     setting: Setting
     """What the rivals are built from."""
     evaluations: int = tuning.EVALUATIONS
+    tune_simulated_replicas: int | None = None
+    """As in the stage, for tuning alone; None: as the stage says."""
+    kept: Path | None = None
+    """Folder in which what has ended is kept, and from which it is taken; None: nothing is kept."""
+    only_kept: bool = False
+    """Play nothing: what is not kept is missing."""
 
     def __post_init__(self) -> None:
         for name in self.policies:
@@ -86,65 +87,8 @@ class Campaign:
             raise ReplayError(f"at least one seed is needed, not {self.seeds}")
         if len(set(self.policies)) != len(self.policies):
             raise ReplayError("each policy can be given once")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    campaign: Campaign
-    policy: str
-    trace: Trace
-    name: str
-    seed: int
-    parameters: Parameters | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """What tuning found for each rival, in words and numbers."""
-
-    name: str
-    """Of the traffic that was tuned on."""
-    tuned: dict[str, Tuned] = field(default_factory=dict)
-
-
-def tune(campaign: Campaign, trace: Trace, name: str, *, processes: int, said: Callable[[str], None]) -> Tuning:
-    """Search parameters of every rival of the campaign on other traffic, a rival to a process."""
-    tasks = [
-        _Task(campaign=campaign, policy=policy, trace=trace, name=name, seed=0)
-        for policy in campaign.policies
-        if policy in RIVALS
-    ]
-
-    def done(task: _Task, found: Tuned) -> None:
-        said(f"tuned {task.policy}: {found.text()}")
-
-    found = each(_tuned, tasks, processes=processes, done=done)
-    return Tuning(name=name, tuned={task.policy: answer for task, answer in zip(tasks, found, strict=True)})
-
-
-def runs(
-    campaign: Campaign,
-    played: Played,
-    *,
-    tuned: Tuning | None,
-    processes: int,
-    done: Callable[[Run], None],
-) -> tuple[Run, ...]:
-    """All runs, by policy, then seed."""
-    traces = [played.of_seed(seed) for seed in range(campaign.seeds)]
-    tasks = [
-        _Task(
-            campaign=campaign,
-            policy=policy,
-            trace=traces[seed],
-            name=played.name,
-            seed=seed,
-            parameters=tuned.tuned[policy].parameters if tuned is not None and policy in tuned.tuned else None,
-        )
-        for policy in campaign.policies
-        for seed in range(campaign.seeds)
-    ]
-    return tuple(each(_run, tasks, processes=processes, done=lambda _, run: done(run)))
+        if self.only_kept and self.kept is None:
+            raise ReplayError("to report kept runs alone, name the folder that they are kept in")
 
 
 def report(
@@ -200,46 +144,6 @@ def trace_facts(name: str, trace: Trace) -> TraceFacts:
     )
 
 
-def _tuned(task: _Task) -> Tuned:
-    rival, campaign = registry.find(task.policy), task.campaign
-
-    def evaluate(parameters: Parameters) -> tuple[float, float]:
-        found = _run(replace(task, parameters=parameters))
-        return found.energy.total_kwh * JOULES_PER_KWH, found.requests.attainment or 0.0
-
-    return tuning.tune(
-        defaults=rival.defaults(campaign.setting),
-        grid=rival.grid(campaign.setting),
-        evaluate=evaluate,
-        goal=campaign.stage.slo.min_attainment,
-        evaluations=campaign.evaluations,
-    )
-
-
-def _run(task: _Task) -> Run:
-    campaign = task.campaign
-    make, parameters = _maker(task)
-    cell = Cell(
-        trace=task.trace,
-        trace_name=task.name,
-        stage=campaign.stage,
-        seed=task.seed,
-        parameters=parameters,
-        interval_seconds=campaign.interval_seconds,
-    )
-    return play(cell, make)
-
-
-def _maker(task: _Task) -> tuple[MakePolicy, dict[str, float | int | str | bool | None]]:
-    campaign, name = task.campaign, task.policy
-    if name in PLANNERS:
-        setup = planner_setup(campaign.stage, name, campaign.planner)
-        return make_planner(setup), {"tick_seconds": campaign.planner.tick_seconds, "check": campaign.planner.check}
-    rival = registry.find(name)
-    parameters = {**rival.defaults(campaign.setting), **(task.parameters or {})}
-    return lambda _deployment, _collector: rival.build(campaign.setting, parameters), {**parameters}
-
-
 def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSetup:
     """What the operator is given under one of the names in PLANNERS."""
     if choices.manifests is not None and name == "wattkeeper":
@@ -267,34 +171,3 @@ def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSe
 @functools.cache
 def _energy_model() -> EnergyModel:
     return EnergyModel.load(None)
-
-
-def each(
-    work: Callable[[Task], Answer],
-    tasks: Sequence[Task],
-    *,
-    processes: int,
-    done: Callable[[Task, Answer], None],
-) -> list[Answer]:
-    """Answers in the order of the tasks; `done` is told of each as soon as it is there."""
-
-    def here() -> Iterable[Answer]:
-        for task in tasks:
-            answer = work(task)
-            done(task, answer)
-            yield answer
-
-    if processes <= 1 or len(tasks) <= 1:
-        return list(here())
-    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(work, task): task for task in tasks}
-        waiting = set(futures)
-        while waiting:
-            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in ended:
-                try:
-                    done(futures[future], future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        return [future.result() for future in futures]

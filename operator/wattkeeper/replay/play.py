@@ -17,7 +17,7 @@ from wattkeeper.replay.measure import Recorder, Served, latency
 from wattkeeper.replay.result import Note, Run
 from wattkeeper.replay.scrape import FleetSource
 from wattkeeper.replay.stage import EPOCH_SECONDS, SERVICE, ReplayError, Stage
-from wattkeeper.rivals.types import Look, Policy
+from wattkeeper.rivals.types import Look, Policy, Sight
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.source import PodKey
 from wattkeeper.traces.trace import Trace
@@ -32,8 +32,27 @@ SETTLE_SECONDS = 600.0
 _SETTLE_STEP_SECONDS = 5.0
 MakePolicy = Callable[[Deployment, Collector], Policy]
 """A fresh policy for one run. Rivals need neither; the operator looks at the pods and at all snapshots."""
-Progress = Callable[[float], None]
-"""Told now and then which share of the trace is played, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """How far a run is."""
+
+    time_seconds: float
+    """Simulated."""
+    span_seconds: float
+    """Of the whole trace."""
+    requests: int
+    """Arrived so far."""
+    met: int
+    """Finished within the SLO so far."""
+    missed: int
+    """Finished too late, or lost, so far."""
+    energy_kwh: float
+
+
+Progress = Callable[[Moment], None]
+"""Told after each interval that is recorded; what it raises ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +111,7 @@ class _Play:
             self._source, stage.metrics.collect_seconds, clock=lambda: EPOCH_SECONDS + fleet.now
         )
         self._policy = make_policy(self._deployment, self._collector)
+        self._sight: Sight = getattr(self._policy, "sight", Sight.ALL)
         self._check = DecisionCheck(self._policy, model=stage.model, card=card, max_replicas=stage.max_replicas)
         self._recorder = Recorder(
             self._deployment, interval_seconds=cell.interval_seconds, parked_counts=stage.parked_counts
@@ -144,11 +164,14 @@ class _Play:
             "decide": self._period(),
             "record": self._recorder.interval_seconds,
         }
+        if self._sight is Sight.NONE:
+            del steps["scrape"], steps["collect"]
         # Counted, not added up: a week of steps must not drift apart.
         due = dict.fromkeys(steps, 0)
         due["record"] = 1
-        # The first query comes when each pod was scraped once.
-        due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
+        if "collect" in steps:
+            # The first query comes when each pod was scraped once.
+            due["collect"] = math.ceil((path.interval_seconds + path.delay_seconds) / path.collect_seconds)
         while fleet.now < end:
             now = min(end, *(due[name] * step for name, step in steps.items()))
             self._deployment.advance(now)
@@ -157,8 +180,20 @@ class _Play:
                     self._on(name, due[name])
                     due[name] += 1
                     if name == "record" and progress is not None:
-                        progress(now / end)
+                        progress(self._moment())
         self._recorder.take()
+
+    def _moment(self) -> Moment:
+        trace, now = self._cell.trace, self._deployment.fleet.now
+        so_far = self._deployment.service.ledger.attainment()
+        return Moment(
+            time_seconds=now,
+            span_seconds=trace.span_seconds,
+            requests=int(np.searchsorted(trace.times_seconds, now)),
+            met=so_far.met,
+            missed=so_far.finished - so_far.met + so_far.lost,
+            energy_kwh=self._recorder.energy().total_kwh,
+        )
 
     def _period(self) -> float:
         period = self._policy.period_seconds
@@ -170,11 +205,20 @@ class _Play:
         if event == "scrape":
             self._source.scrape(step)
         elif event == "collect":
-            self._collector.collect_once()
+            if self._sees(step):
+                self._collector.collect_once()
         elif event == "decide":
             self._decide()
         else:
             self._recorder.take()
+
+    def _sees(self, step: int) -> bool:
+        """Whether the policy can tell this collection from none."""
+        path, period = self._cell.stage.metrics, self._period()
+        if self._sight is Sight.ALL or path.outages:
+            return True
+        following = math.ceil(step * path.collect_seconds / period) * period
+        return following < (step + 1) * path.collect_seconds
 
     def _decide(self) -> None:
         look = self._look()

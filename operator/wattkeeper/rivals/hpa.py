@@ -17,7 +17,7 @@ from wattkeeper.rivals.hpa_behavior import Behavior, Pace
 from wattkeeper.rivals.hpa_metrics import TOLERANCE, Metric, PodsMetric
 from wattkeeper.rivals.readings import STALE_SECONDS, Query
 from wattkeeper.rivals.settings import PolicySettingsError, at_least, positive
-from wattkeeper.rivals.types import Decision, Look
+from wattkeeper.rivals.types import Decision, Look, Sight
 
 SYNC_SECONDS = 15.0
 
@@ -42,7 +42,7 @@ class HorizontalPodAutoscaler:
         positive("stale_seconds", stale_seconds)
         if not metrics:
             raise PolicySettingsError(f"{name}: an autoscaler needs at least one metric")
-        self.name = name
+        self.name, self.sight = name, Sight.LAST
         self.period_seconds = SYNC_SECONDS
         self._metrics = tuple(metrics)
         self._minimum, self._maximum = min_replicas, max_replicas

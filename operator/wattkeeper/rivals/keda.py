@@ -21,7 +21,7 @@ from wattkeeper.rivals.hpa_behavior import Behavior
 from wattkeeper.rivals.hpa_metrics import ExternalMetric
 from wattkeeper.rivals.readings import STALE_SECONDS, Readings
 from wattkeeper.rivals.settings import at_least, positive
-from wattkeeper.rivals.types import Decision, Look
+from wattkeeper.rivals.types import Decision, Look, Sight
 
 POLLING_SECONDS = 30.0
 THRESHOLD = 2.0
@@ -58,7 +58,7 @@ class ScaledObject:
     ) -> None:
         positive("threshold", threshold)
         positive("polling_seconds", polling_seconds)
-        self.name = name
+        self.name, self.sight = name, Sight.LAST
         self.period_seconds = SYNC_SECONDS
         self._threshold = threshold
         self._kept_seconds = polling_seconds if use_cached_metrics else 0.0

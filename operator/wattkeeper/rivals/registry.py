@@ -21,6 +21,7 @@ Grid = Mapping[str, tuple[float, ...]]
 _TARGET, _WINDOW, _MINIMUM = "target", "down_window_seconds", "min_replicas"
 _WINDOWS = (60.0, 120.0, 300.0, 600.0, 1200.0)
 _SLO_SCALES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+_MINIMA_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 _P95 = 95.0
 _LIMIT_STEPS = 9
 
@@ -99,8 +100,8 @@ def _counts(setting: Setting) -> tuple[float, ...]:
 
 
 def _minima(setting: Setting) -> tuple[float, ...]:
-    """The bound itself, and what quiet windows and the median window need."""
-    found = {setting.min_replicas, *(setting.replicas_for(percentile) for percentile in (5.0, 25.0, 50.0))}
+    """The bound itself, and what quiet, usual and busy windows need."""
+    found = {setting.min_replicas, *(setting.replicas_for(percentile) for percentile in _MINIMA_PERCENTILES)}
     return tuple(float(each) for each in sorted(found))
 
 
@@ -158,9 +159,11 @@ def _scaling_grid(targets: Callable[[Setting], tuple[float, ...]]) -> Callable[[
 
 
 def _in_flight(setting: Setting) -> tuple[float, ...]:
-    """From the documented example up to all slots of a replica."""
+    """From below the documented example up to all slots of a replica."""
     slots = float(setting.server.max_num_seqs)
-    return tuple(sorted({THRESHOLD, 4.0, 8.0, *(round(slots * part) for part in (0.0625, 0.125, 0.25, 0.5, 0.8, 1.0))}))
+    return tuple(
+        sorted({1.0, THRESHOLD, 4.0, 8.0, *(round(slots * part) for part in (0.0625, 0.125, 0.25, 0.5, 0.8, 1.0))})
+    )
 
 
 def _peak(setting: Setting) -> Parameters:
@@ -215,7 +218,7 @@ _ALL = (
         summary="Kubernetes autoscaler on vllm:kv_cache_usage_perc per pod",
         make=_hpa("hpa-kv", kv_usage_metric),
         defaults=_scaling(0.5),
-        grid=_scaling_grid(lambda _: (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8)),
+        grid=_scaling_grid(lambda _: (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8)),
     ),
     Rival(
         name="keda-in-flight",

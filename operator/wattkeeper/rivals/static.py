@@ -5,7 +5,7 @@ set once when a node starts (NVIDIA documentation, "nvidia-smi"). Without metric
 """
 
 from wattkeeper.rivals.settings import PolicySettingsError, at_least, positive
-from wattkeeper.rivals.types import Decision, Look
+from wattkeeper.rivals.types import Decision, Look, Sight
 
 _PERIOD_SECONDS = 60.0
 
@@ -22,7 +22,7 @@ class Static:
         for what, value in (("power_cap_watts", power_cap_watts), ("clock_mhz", clock_mhz)):
             if value is not None:
                 positive(what, value)
-        self.name = name
+        self.name, self.sight = name, Sight.NONE
         self.period_seconds = _PERIOD_SECONDS
         limit = "" if power_cap_watts is None else f", {power_cap_watts:g} W per GPU"
         limit += "" if clock_mhz is None else f", {clock_mhz:g} MHz"

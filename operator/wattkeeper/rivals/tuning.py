@@ -1,21 +1,24 @@
-"""A small search for a policy's best parameters, on other days than those that it is tested on.
+"""A search for a policy's best parameters, on other days than those that it is tested on.
 
-Least energy among the parameters that reach the goal; where none does, the highest attainment. One parameter after the
-other, each by successive narrowing: the ends and the middle of its grid, then the part around the best of them, until
-the neighbours of the best are known or its share of the evaluations is used up. The defaults are always tried, so that
-tuning never ends worse than the documentation does on the tuning days.
+Least energy among the parameters that reach the goal; where none does, the highest attainment. The first parameter is
+the one that matters most. It is narrowed with the others at their defaults: the ends and the middle of its grid, then
+the part around the best of them, until the neighbours of the best are known. Then the others move, one step at a time,
+and with each step the first one moves along as far as that helps: what one gives away the other may win back, and a
+search along one axis alone would stop at the edge of the goal. It ends where no step helps, or when the evaluations are
+used up. The defaults are always tried, so that tuning never ends worse than the documentation does on the tuning days.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-from wattkeeper.rivals.registry import STATIC_PEAK, Rival
-from wattkeeper.rivals.settings import Parameters, PolicySettingsError, Setting
+from wattkeeper.rivals.settings import Parameters, PolicySettingsError
 
-EVALUATIONS = 10
+EVALUATIONS = 20
+_ALIKE = 0.002
+"""Of energy and attainment."""
 Evaluate = Callable[[Parameters], tuple[float, float]]
 """Energy in joules and attainment in 0..1 of the tuning days with these parameters."""
 
@@ -67,11 +70,11 @@ def tune(
     _check(defaults, grid, goal, evaluations)
     search = _Search(evaluate=evaluate, goal=goal, left=evaluations)
     best = search.tried(dict(defaults))
-    names = [name for name, values in grid.items() if values]
-    for index, name in enumerate(names):
-        # The first parameter is the one that matters most.
-        share = search.left if index == len(names) - 1 else math.ceil(search.left / 2)
-        best = _narrowed(search, best, name, tuple(grid[name]), share)
+    values = {name: tuple(each) for name, each in grid.items() if each}
+    if values:
+        first, *others = values
+        best = _narrowed(search, best, first, values[first])
+        best = _walked(search, best, first, others, values)
     return Tuned(
         parameters=best.parameters,
         energy_joules=best.energy_joules,
@@ -81,54 +84,70 @@ def tune(
     )
 
 
-def tune_all(
-    setting: Setting,
-    *,
-    rivals: Sequence[Rival],
-    evaluate: Callable[[Rival, Setting, Parameters], tuple[float, float]],
-    goal: float,
-    evaluations: int = EVALUATIONS,
-) -> tuple[Setting, dict[str, Tuned]]:
-    """Every policy tuned on the same days, by name, and the setting that they are then built with.
-
-    The static fleet comes first: how many replicas the peak really needs is what the others' grids start from.
-    """
-    found: dict[str, Tuned] = {}
-    for rival in sorted(rivals, key=lambda rival: rival.name != STATIC_PEAK):
-        found[rival.name] = tune(
-            defaults=rival.defaults(setting),
-            grid=rival.grid(setting),
-            evaluate=partial(evaluate, rival, setting),
-            goal=goal,
-            evaluations=evaluations,
-        )
-        if rival.name == STATIC_PEAK:
-            setting = setting.with_peak(round(found[rival.name].parameters["replicas"]))
-    return setting, found
-
-
-def _narrowed(search: "_Search", start: Trial, name: str, values: tuple[float, ...], share: int) -> Trial:
+def _narrowed(search: "_Search", start: Trial, name: str, values: tuple[float, ...]) -> Trial:
     """The best along one parameter, the others as in `start`."""
-    at_most = search.left - share
     found: dict[int, Trial] = {}
     low, high = 0, len(values) - 1
     best = start
-    while search.left > at_most:
+    while search.left:
         unknown = [index for index in dict.fromkeys(((low + high) // 2, low, high)) if index not in found]
         if not unknown:
             break
         for index in unknown:
-            if search.left <= at_most and not search.known({**start.parameters, name: values[index]}):
-                break
-            found[index] = search.tried({**start.parameters, name: values[index]})
-        if not found:
-            break
+            parameters = {**start.parameters, name: values[index]}
+            trial = search.reached(parameters)
+            if trial is not None:
+                found[index] = trial
         leader = min(found, key=lambda index: (search.rank(found[index]), index))
         best = min(best, found[leader], key=search.rank)
         below = [index for index in found if index < leader]
         above = [index for index in found if index > leader]
         low, high = _between(max(below, default=leader), leader, min(above, default=leader))
     return best
+
+
+def _walked(
+    search: "_Search", best: Trial, first: str, others: Sequence[str], values: Mapping[str, tuple[float, ...]]
+) -> Trial:
+    """The best that steps of the other parameters lead to, the first one moving along."""
+    moved = True
+    while moved and search.left:
+        moved = False
+        for name, step in itertools.product(others, (1, -1)):
+            while (parameters := _stepped(best.parameters, name, values[name], step)) is not None:
+                found = _climbed(search, parameters, first, values[first])
+                if found is None or search.rank(found) >= search.rank(best):
+                    break
+                best, moved = found, True
+    return best
+
+
+def _climbed(search: "_Search", parameters: Parameters, name: str, values: tuple[float, ...]) -> Trial | None:
+    """The best that steps along one parameter lead to from here; None: no evaluation is left."""
+    start = best = search.reached(parameters)
+    if start is None or best is None:
+        return None
+    for step in (1, -1):
+        here = best
+        while (following := _stepped(here.parameters, name, values, step)) is not None:
+            found = search.reached(following)
+            if found is None:
+                return best
+            better = search.rank(found) < search.rank(best)
+            if not better and not search.alike(found, best):
+                break
+            # Where nothing changes, as with a target that asks for all replicas at all times, the edge lies further.
+            here, best = found, found if better else best
+        if best is not start:
+            break
+    return best
+
+
+def _stepped(parameters: Parameters, name: str, values: tuple[float, ...], step: int) -> Parameters | None:
+    """One value further on the grid; None at its end."""
+    at = parameters[name]
+    index = bisect.bisect_right(values, at) if step > 0 else bisect.bisect_left(values, at) - 1
+    return {**parameters, name: values[index]} if 0 <= index < len(values) else None
 
 
 def _between(below: int, leader: int, above: int) -> tuple[int, int]:
@@ -146,6 +165,10 @@ class _Search:
     def known(self, parameters: Parameters) -> bool:
         return tuple(sorted(parameters.items())) in self.trials
 
+    def reached(self, parameters: Parameters) -> Trial | None:
+        """The trial of these parameters; None: it is not known, and no evaluation is left."""
+        return self.tried(parameters) if self.left or self.known(parameters) else None
+
     def tried(self, parameters: Parameters) -> Trial:
         """The trial of these parameters, evaluated once only."""
         key = tuple(sorted(parameters.items()))
@@ -159,6 +182,14 @@ class _Search:
                 )
             self.trials[key] = Trial(parameters=parameters, energy_joules=energy, attainment=attainment)
         return self.trials[key]
+
+    def alike(self, one: Trial, other: Trial) -> bool:
+        """Whether two trials differ by less than matters."""
+        return (
+            math.isclose(one.energy_joules, other.energy_joules, rel_tol=_ALIKE)
+            and math.isclose(one.attainment, other.attainment, abs_tol=_ALIKE)
+            and (one.attainment >= self.goal) == (other.attainment >= self.goal)
+        )
 
     def rank(self, trial: Trial) -> tuple[float, float, float]:
         """Smaller is better."""

@@ -1,5 +1,6 @@
 """What a policy sees of a fleet and what it may want, the same for the planner and for what it is compared with."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,6 +39,19 @@ class Decision:
     engine: EngineSettings | None = None
     """Other engine arguments: a roll-out. Fields that are None take vLLM's default."""
     reason: str = ""
+
+
+class Sight(enum.Enum):
+    """Which snapshots a policy can tell apart. A policy says it as `sight`; one that does not has sight of all.
+
+    A simulation leaves those out that nobody would see: what is decided stays the same.
+    """
+
+    NONE = enum.auto()
+    """It looks at none."""
+    LAST = enum.auto()
+    """At the last one before each of its decisions."""
+    ALL = enum.auto()
 
 
 class Policy(Protocol):

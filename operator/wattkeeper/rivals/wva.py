@@ -23,7 +23,7 @@ from wattkeeper.rivals.hpa_behavior import Behavior, ScalingPolicy, ScalingRules
 from wattkeeper.rivals.hpa_metrics import ExternalMetric
 from wattkeeper.rivals.readings import Readings
 from wattkeeper.rivals.settings import PolicySettingsError, ServerModel, positive
-from wattkeeper.rivals.types import Decision, Look
+from wattkeeper.rivals.types import Decision, Look, Sight
 
 INTERVAL_SECONDS = 60.0
 WINDOW_SECONDS = 240.0
@@ -61,7 +61,7 @@ class QueueingAutoscaler:
             raise PolicySettingsError(
                 f"{name}: the coefficients of a replica must be finite, none negative, alpha above 0: {server}"
             )
-        self.name = name
+        self.name, self.sight = name, Sight.LAST
         self.period_seconds = SYNC_SECONDS
         self._server = server
         self._ttft = slo_scale * slo.ttft.seconds if slo.ttft is not None else float("inf")

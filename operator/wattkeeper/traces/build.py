@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wattkeeper.domain.workload import LengthDistribution
-from wattkeeper.traces import formats, generate, processes, rates, sources, windows
+from wattkeeper.traces import formats, generate, rates, sources, windows
 from wattkeeper.traces.history import History
 from wattkeeper.traces.servegen import ServeGen
 from wattkeeper.traces.spec import TraceSpec
@@ -161,7 +161,7 @@ def _generated(asked: TraceSpec, pairs: Callable[[], Drawable]) -> Traffic:
                 trough=given["trough"], peak=given["peak"], hours=end / 3600.0 + 1.0, peak_hour=given["peak_hour"]
             )
         elif asked.what == "flash":
-            series = processes.flash_crowd(
+            series = generate.flash_crowd(
                 base=given["base"],
                 peak=given["peak"],
                 at_seconds=given["at"],

@@ -1,5 +1,7 @@
 """Requests made up from a rate over time and distributions of lengths."""
 
+import math
+
 import numpy as np
 
 from wattkeeper.domain.workload import LengthDistribution
@@ -12,6 +14,20 @@ def diurnal(*, trough: float, peak: float, hours: float = 24.0, peak_hour: float
     shape = (1 + np.cos((times / 3600.0 - peak_hour) * 2 * np.pi / 24.0)) / 2
     rates = trough + (peak - trough) * shape
     return RateSeries(times_seconds=tuple(map(float, times)), requests_per_second=tuple(map(float, rates)))
+
+
+def flash_crowd(
+    *, base: float, peak: float, at_seconds: float, rise_seconds: float, hold_seconds: float, decay_seconds: float
+) -> RateSeries:
+    """A steady rate that rises in a straight line, holds, and falls back exponentially (to a hundredth of the rise)."""
+    if not (0.0 <= base <= peak and at_seconds > 0.0 and min(rise_seconds, hold_seconds, decay_seconds) > 0.0):
+        raise ValueError("a flash crowd needs 0 <= base <= peak and positive times")
+    top = at_seconds + rise_seconds
+    fall = np.linspace(0.0, decay_seconds * math.log(100.0), 24)
+    levels = base + (peak - base) * np.exp(-fall / decay_seconds)
+    levels[-1] = base
+    times = [0.0, at_seconds, top, *(top + hold_seconds + fall).tolist()]
+    return RateSeries(times_seconds=tuple(times), requests_per_second=(base, base, peak, *map(float, levels)))
 
 
 def generate(

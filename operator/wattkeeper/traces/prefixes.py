@@ -94,6 +94,10 @@ class PrefixTrace(Trace):
 
     blocks: PrefixBlocks
 
+    def _columns(self) -> Iterator[FloatArray | IntArray]:
+        yield from super()._columns()
+        yield from (self.blocks.ids, self.blocks.offsets)
+
     def arrivals(self) -> Iterator[Arrival]:
         """The requests one by one, with their blocks."""
         offsets = self.blocks.offsets.tolist()

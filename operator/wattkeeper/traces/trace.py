@@ -1,5 +1,6 @@
 """What traffic is made of: requests in order of arrival, a rate over time, and pairs of lengths to draw from."""
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,16 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.times_seconds)
+
+    def sha256(self) -> str:
+        """Hex digest of what is played: equal traffic has an equal one, wherever it comes from."""
+        digest = hashlib.sha256(f"{self.span_seconds!r}".encode())
+        for column in self._columns():
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
+
+    def _columns(self) -> Iterator[FloatArray | IntArray]:
+        yield from (self.times_seconds, self.prompt_tokens, self.output_tokens, self.cached_tokens)
 
     def arrivals(self) -> Iterator[Arrival]:
         """The requests one by one."""
