@@ -1,4 +1,4 @@
-"""Readings by batch: the first counts at once, later ones average, changed deployments are followed, size is bounded."""
+"""Readings by batch: the first counts at once, later ones average, changes are followed, size is bounded."""
 
 import math
 

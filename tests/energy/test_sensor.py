@@ -31,6 +31,7 @@ def tick(watts=400.0, *, predicted=400.0, running=40.0, gpus=None, setting=1, **
             "watts_by_gpu": shown,
             "expected_gpus": GPUS,
             "limit_watts": 700.0,
+            "cap_watts": 700.0,
             "idle_watts": 70.0,
             "serving": True,
             "running": running,
@@ -157,7 +158,7 @@ def test_a_load_that_moves_from_the_first_equal_tick_is_caught_in_six(settled):
 def test_real_idle_and_a_real_limit_are_not_stuck():
     idle = [tick(70.0, predicted=70.0 + 0.05 * index, running=0.0, serving=False) for index in range(100)]
     assert run(idle)[-1].trusted
-    capped = [tick(350.0, predicted=260.0 + index, limit_watts=350.0) for index in range(100)]
+    capped = [tick(350.0, predicted=260.0 + index, cap_watts=350.0) for index in range(100)]
     assert run(capped)[-1].trusted
 
 

@@ -77,7 +77,9 @@ class SensorTick:
     """Of the GPUs that show up; None where a GPU has no finite watts."""
     expected_gpus: int
     limit_watts: float
-    """Per GPU: the largest the card may draw now."""
+    """Per GPU: the most the card can be allowed to draw."""
+    cap_watts: float
+    """Per GPU: the limit in force."""
     idle_watts: float
     """Per GPU, with the model loaded."""
     serving: bool
@@ -166,6 +168,16 @@ class Sensor:
         """False while a fault is confirmed."""
         return self.fault is None
 
+    @property
+    def calm(self) -> bool:
+        """True where nothing speaks against the last tick and nothing was changed just before it."""
+        return self.fault is None and self._suspect is None and not self._settling
+
+    @property
+    def blank(self) -> bool:
+        """True while no GPU ever showed watts."""
+        return not self._was_whole
+
     def step(self, tick: SensorTick) -> "Sensor":
         """The state after one more tick; never raises for what a sensor may show."""
         after = replace(self, learn=(), _was_whole=self._was_whole or tick.watts is not None)
@@ -175,7 +187,7 @@ class Sensor:
 
     def _settled(self, tick: SensorTick) -> "Sensor":
         if self._setting is not None and tick.setting != self._setting:
-            return replace(self, _setting=tick.setting, _settling=SETTLE_TICKS)
+            return replace(self, _setting=tick.setting, _settling=SETTLE_TICKS, _run=None)
         return replace(self, _setting=tick.setting, _settling=max(0, self._settling - 1))
 
     def _ran(self, tick: SensorTick) -> "Sensor":
@@ -274,8 +286,8 @@ def _missing(sensor: Sensor, tick: SensorTick) -> _Violation | None:
         return None
     known = sum(each is not None and math.isfinite(each) for each in tick.watts_by_gpu)
     return Fault.MISSING, (
-        f"{known} of {tick.expected_gpus} GPUs show watts, all did before: see the exporter on their nodes, and whether "
-        "its series name the GPU's pod"
+        f"{known} of {tick.expected_gpus} GPUs show watts, all did before: see the exporter on their nodes, and "
+        "whether its series name the GPU's pod"
     )
 
 
@@ -317,7 +329,7 @@ def _stuck(sensor: Sensor, tick: SensorTick) -> _Violation | None:
     if sensor.fault is Fault.STUCK and run.ticks > 1:
         return Fault.STUCK, sensor.message
     moved = math.log(run.high_watts / run.low_watts)
-    at_limit = run.watts >= _AT_LIMIT * tick.limit_watts * tick.expected_gpus
+    at_limit = run.watts >= _AT_LIMIT * tick.cap_watts * tick.expected_gpus
     if run.ticks < STUCK_TICKS or moved <= STUCK_MOVE_LOG or at_limit:
         return None
     return Fault.STUCK, (
