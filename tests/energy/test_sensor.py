@@ -36,7 +36,6 @@ def tick(watts=400.0, *, predicted=400.0, running=40.0, gpus=None, setting=1, **
             "serving": True,
             "running": running,
             "predicted_watts": GPUS * predicted,
-            "spread_log": 1.0,
             "setting": setting,
             "reading": Reading(batch=16.0, error_log=min(max(error, -3.0), 3.0)),
             **values,
@@ -171,7 +170,7 @@ def test_a_change_of_load_or_setting_is_no_jump(settled):
 
 
 def test_what_was_learnt_before_a_restart_tells_a_jump_too():
-    states = run([tick(800.0, predicted=400.0, limit_watts=900.0, spread_log=0.05)] * 2)
+    states = run([tick(800.0, predicted=400.0, limit_watts=900.0, known_error_log=0.0)] * 2)
     assert states[-1].fault is Fault.JUMPED
 
 

@@ -74,7 +74,7 @@ def keep_accounts(
         usable, predictions, known, watts[: len(usable)], watts[len(usable) :], strict=True
     ):
         if not entry.service.rolling_out:
-            _judge(entry, calibrations, calibration, plain=bare, calibrated=found, sla_prediction=prediction, wall=wall)
+            _judge(entry, calibrations, calibration, plain=bare, sla_prediction=prediction, wall=wall)
         if entry.observation.power_watts is not None:
             _learn(entry, sla_prediction=prediction, now=now)
             _save(entry, found, now=now)
@@ -119,9 +119,14 @@ def _query(entry: Account) -> SlaQuery:
 
 
 def _judge(
-    entry: Account, calibrations: Calibrations, calibration: Calibration | None, *, plain: WattsPrediction,
-    calibrated: WattsPrediction, sla_prediction: SlaPrediction, wall: float,
-) -> None:  # fmt: skip
+    entry: Account,
+    calibrations: Calibrations,
+    calibration: Calibration | None,
+    *,
+    plain: WattsPrediction,
+    sla_prediction: SlaPrediction,
+    wall: float,
+) -> None:
     """Look at the power sensor, and learn what it may teach; once per snapshot."""
     state, observation = entry.state, entry.observation
     if observation.time_seconds <= state.power_seen:
@@ -132,7 +137,6 @@ def _judge(
         observation=observation,
         current=entry.current,
         plain=plain,
-        calibrated=calibrated,
         calibration=calibration,
         sla=sla_prediction,
     )

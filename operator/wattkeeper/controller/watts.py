@@ -9,10 +9,8 @@ from wattkeeper.domain.plan import Target
 from wattkeeper.energy.calibration import Calibration, Reading
 from wattkeeper.energy.learnt import LARGEST_ERROR_LOG
 from wattkeeper.energy.model import WattsPrediction
-from wattkeeper.energy.sensor import SensorTick
+from wattkeeper.energy.sensor import KNOWN_SPREAD_LOG, SensorTick
 from wattkeeper.queueing.types import SlaPrediction
-
-_UNKNOWN_SPREAD_LOG = 1.0
 
 
 def has_sensor(observation: ServiceObservation, state: ServiceState) -> bool:
@@ -26,25 +24,23 @@ def tick(
     observation: ServiceObservation,
     current: Target,
     plain: WattsPrediction,
-    calibrated: WattsPrediction,
     calibration: Calibration | None,
     sla: SlaPrediction,
 ) -> SensorTick:
     """One tick as the sensor's state machine takes it. Row 0 of the predictions is what is in place.
 
-    `plain` is the prediction without `calibration`, `calibrated` with it.
-
-    Raises ValueError where the service has no profile.
+    `plain` is the prediction without `calibration`. Raises ValueError where the service has no profile.
     """
     profile = service.profile
     if profile is None:
         raise ValueError("without a profile nothing is predicted")
     expected = float(plain.watts[0])
     batch, busy = float(sla.batch[0]), float(sla.busy[0])
-    spread = _UNKNOWN_SPREAD_LOG
     known = np.isfinite(batch)
+    learnt = None
     if calibration is not None and known:
-        spread = float(calibration.factor_and_spread(np.array([max(batch, 1.0)]))[1][0])
+        factors, spreads = calibration.factor_and_spread(np.array([max(batch, 1.0)]))
+        learnt = float(np.log(factors[0])) if spreads[0] < KNOWN_SPREAD_LOG else None
     limits = [gpu.power_limit_watts for gpu in observation.gpus if gpu.power_limit_watts]
     measured = observation.power_watts
     reading = None
@@ -60,9 +56,16 @@ def tick(
         idle_watts=profile.energy.idle_watts,
         serving=bool(observation.output_tokens_per_second) and bool(observation.running),
         running=observation.running or 0.0,
-        predicted_watts=float(calibrated.watts[0]),
-        spread_log=spread,
-        setting=(service.ready_replicas, current.power_cap_watts, current.clock_mhz, current.engine),
+        predicted_watts=expected,
+        known_error_log=learnt,
+        # A refit of the step time moves what is predicted, and nothing that is measured.
+        setting=(
+            service.ready_replicas,
+            current.power_cap_watts,
+            current.clock_mhz,
+            current.engine,
+            profile.iteration,
+        ),
         reading=reading,
     )
 

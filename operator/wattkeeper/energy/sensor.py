@@ -54,7 +54,7 @@ _AT_LIMIT = 0.97
 _REMEMBERED = 8
 _LIKE_PREDICTED_LOG, _LIKE_RUNNING_LOG = 0.25, 0.35
 _RUNNING_FLOOR = 4.0
-_KNOWN_SPREAD_LOG = 0.1
+KNOWN_SPREAD_LOG = 0.1
 """Without recent ticks, what was learnt earlier is a reference where it is known this well."""
 
 
@@ -87,13 +87,13 @@ class SensorTick:
     running: float
     """Requests in the engines at this moment."""
     predicted_watts: float
-    """Of all GPUs, calibrated by what was learnt so far."""
-    spread_log: float
-    """Standard deviation of that prediction as far as calibration knows it."""
+    """Of all GPUs, uncalibrated: what is learnt meanwhile must not look like a change."""
+    known_error_log: float | None = None
+    """What is known from earlier of the error at this batch; None: nothing, or not well enough."""
     setting: Hashable = None
     """Changes where replicas, limits or arguments do."""
     reading: Reading | None = None
-    """What would be learnt of the tick; its error is of the uncalibrated prediction."""
+    """What would be learnt of the tick."""
 
     @property
     def watts(self) -> float | None:
@@ -268,7 +268,7 @@ class Sensor:
         alike = [each.error_log for each in self._seen if each.like(tick)]
         if alike:
             return statistics.median(alike)
-        return 0.0 if not self._seen and tick.spread_log < _KNOWN_SPREAD_LOG else None
+        return None if self._seen else tick.known_error_log
 
 
 _CONFIRM = {
@@ -355,8 +355,8 @@ def _jumped(sensor: Sensor, tick: SensorTick) -> _Violation | None:
 
 
 def _is_new_normal(sensor: Sensor, tick: SensorTick) -> bool:
-    error, reading = tick.error_log, tick.reading
-    if error is None or reading is None or sensor._anchor_log is None or sensor._fault_ticks < NEW_NORMAL_TICKS:
+    error = tick.error_log
+    if error is None or sensor._anchor_log is None or sensor._fault_ticks < NEW_NORMAL_TICKS:
         return False
     twofold = abs(abs(error - sensor._anchor_log) - math.log(2.0)) < _TWOFOLD_TOLERANCE_LOG
-    return not twofold and abs(reading.error_log) < NEW_NORMAL_LOG
+    return not twofold and abs(error) < NEW_NORMAL_LOG
