@@ -13,7 +13,7 @@ def gpus(watts=300.0):
     return [
         GpuSample(
             index=index, uuid=f"GPU-{index}", node="a", model_name="H100", power_watts=watts + index, energy_joules=0.0,
-            sm_clock_mhz=1980.0, utilisation=0.5, limit_watts=700.0,
+            sm_clock_mhz=1980.0, utilisation=0.5, limit_watts=700.0, pod=f"chat-{index}" if index else None,
         )
         for index in range(2)
     ]  # fmt: skip
@@ -27,7 +27,7 @@ def test_what_each_fault_shows():
     assert shown("scale=1.25") == [375.0, 376.25]
     assert shown("zero") == [0.0, 0.0]
     assert shown("negative") == [-300.0, -301.0]
-    assert shown("missing") == [301.0]
+    assert shown("missing") == [300.0]
     assert all(map(math.isnan, shown("nan")))
     assert "DCGM_FI_DEV_POWER_USAGE" in dcgm_text(
         PowerSensor(PowerFault.parse("nan")).shown(gpus(), traffic_seconds=0.0)

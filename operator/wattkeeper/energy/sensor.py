@@ -35,7 +35,8 @@ ABOVE_LIMIT = 1.2
 ZERO_SHARE = 0.3
 STUCK_TICKS = 6
 """Longer than two scrapes of a Prometheus that scrapes every half minute."""
-STUCK_MOVE_LOG = 0.15
+STUCK_MOVE_LOG = 0.08
+"""A busy GPU draws little more at twice the load."""
 JUMP_LOG = 0.45
 """Halfway (in logarithms) between a bias of 25 % and a doubling."""
 JUMP_OVER_LOG = 0.3

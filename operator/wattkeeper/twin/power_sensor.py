@@ -20,7 +20,7 @@ class PowerFaultKind(enum.StrEnum):
     NAN = "nan"
     NEGATIVE = "negative"
     MISSING = "missing"
-    """The first GPU of each node has no series."""
+    """The first GPU of each node that a pod holds has no series."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class PowerFault:
         numbers = (fault.factor, fault.after_seconds)
         if (kind is PowerFaultKind.SCALE) != bool(equals) or not all(map(math.isfinite, numbers)) or min(numbers) < 0.0:
             raise WattkeeperError(
-                f"{text!r}: scale, and nothing else, takes a factor of at least 0; seconds count from the traffic's start"
+                f"{text!r}: scale, and nothing else, takes a factor, of at least 0; @SECONDS is at least 0, too"
             )
         return fault
 
@@ -81,8 +81,11 @@ class PowerSensor:
         fault = self._fault
         if fault is None or traffic_seconds < fault.after_seconds:
             return list(gpus)
-        shown = (replace(gpu, power_watts=self._watts(gpu, fault)) for gpu in gpus)
-        return [gpu for gpu in shown if fault.kind is not PowerFaultKind.MISSING or gpu.index > 0]
+        shown = [replace(gpu, power_watts=self._watts(gpu, fault)) for gpu in gpus]
+        if fault.kind is PowerFaultKind.MISSING:
+            held = next((gpu for gpu in shown if gpu.pod is not None), None)
+            return [gpu for gpu in shown if gpu is not held]
+        return shown
 
     def _watts(self, gpu: GpuSample, fault: PowerFault) -> float:
         match fault.kind:
