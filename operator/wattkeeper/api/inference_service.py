@@ -411,6 +411,11 @@ class HistoryEntry(ApiModel):
 class ProfileStatus(ApiModel):
     """What is planned with, and what the running engines taught of it. Kept across a restart."""
 
+    accelerator: str = Field(default="", max_length=128, description="Accelerator, as the catalogue names it.")
+    gpus_per_replica: int | None = Field(default=None, ge=1, description="GPUs of one replica.")
+    model_profile: str | None = Field(
+        default=None, max_length=253, description="Name of the ModelProfile of the pair, where there is one."
+    )
     source: str = Field(default="", description="Measured, Fitted or Estimated: where the step time comes from.")
     refit: str = Field(
         default="",

@@ -266,7 +266,7 @@ def build(
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
         plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
-        profile=learning.to_status(state.learning.learned, service.profile),
+        profile=learning.to_status(state.learning.learned, service.profile, name=service.profile_name),
         savings=_savings(service, state),
         history=list(state.history),
         memory=_memory(state, findings.calibration, to_text),
