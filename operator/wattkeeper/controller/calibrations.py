@@ -201,7 +201,7 @@ class Calibrations:
                     f"readings taken with {status.energy_model} are not used: the energy model is {self.energy_model}"
                 )
                 continue
-            book.readings = LearntReadings.of([_bin(each) for each in status.readings])
+            book.readings = LearntReadings.of([bin_of(each) for each in status.readings])
             book.ignored = ""
             break
         return book
@@ -222,7 +222,8 @@ class Calibrations:
         )
 
 
-def _bin(kept: LearntReading) -> LearntBin:
+def bin_of(kept: LearntReading) -> LearntBin:
+    """A reading as status kept it."""
     return LearntBin(
         batch=kept.batch, error_log=kept.error_log, weight=kept.weight, seconds=from_rfc3339(kept.time) or 0.0
     )

@@ -429,7 +429,7 @@ def describe(learned: Learned, dropped: Mapping[str, int]) -> str:
     return text if not learned.weak else f"{text}; the load does not tell {', '.join(learned.weak)} apart"
 
 
-def to_status(learned: Learned, profile: ServingProfile | None, *, name: str | None) -> ProfileStatus:
+def to_status(learned: Learned, profile: ServingProfile | None, *, name: str | None = None) -> ProfileStatus:
     """As status shows and keeps it; `name` is that of the ModelProfile."""
     if profile is None:
         return ProfileStatus()
