@@ -56,6 +56,7 @@ def test_the_operator_writes_only_what_it_owns_or_was_asked_to_move():
     assert {name: verbs for name, verbs in written.items() if verbs} == {
         ("wattkeeper.io", "inferenceservices"): ["patch"],
         ("wattkeeper.io", "inferenceservices/status"): ["patch"],
+        ("wattkeeper.io", "modelprofiles/status"): ["patch"],
         ("wattkeeper.io", "nodepowercaps"): ["create", "patch"],
         ("apps", "deployments"): ["patch"],
         ("apps", "statefulsets"): ["patch"],

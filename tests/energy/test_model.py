@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.energy import fleet
+from wattkeeper.energy.calibration import Calibration, CalibrationKernel, Reading
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.physics.profile import Provenance
 
@@ -63,7 +65,7 @@ def test_watts_lie_between_idle_and_limit(pair, batch, busy, replicas, cap, cloc
     load = fleet.workload(prompt=prompt, output=output)
     asked = fleet.query(served, batch=batch, busy=busy, replicas=replicas, cap=cap, clock=clock, load=load)
     for model in (SHIPPED, PHYSICS):
-        predicted = model.watts([replace(asked, correction=correction)])[0]
+        predicted = model.watts([replace(asked, calibration=calibrated(math.log(correction)))])[0]
         gpus = replicas * served.gpus_per_replica
         limit = served.gpu.tdp_watts if np.isnan(cap) else np.clip(cap, served.gpu.min_cap_watts, served.gpu.tdp_watts)
         low, watts, high = (values[0] / gpus for values in (predicted.low_watts, predicted.watts, predicted.high_watts))
@@ -151,9 +153,25 @@ def test_an_unstable_candidate_is_busy_all_the_time():
     assert (SHIPPED.watts([claims_idle])[0].watts > 2 * served.energy.idle_watts).all()
 
 
-def test_the_on_line_correction_scales_within_the_bounds():
+def calibrated(error_log, *, batch=16.0, weight=1e6):
+    kernel = CalibrationKernel(level_sd_log=0.5, shape_sd_log=0.2, length_log2_batch=2.0, noise_sd_log=0.05)
+    return Calibration(kernel=kernel, readings=(Reading(batch=batch, error_log=error_log, weight=weight),))
+
+
+def test_readings_scale_within_the_bounds_and_narrow_the_interval():
     served = fleet.profile(*fleet.FITTED)
     asked = fleet.query(served, batch=16.0, busy=0.6)
-    plain = SHIPPED.watts([asked])[0].watts
-    np.testing.assert_allclose(SHIPPED.watts([replace(asked, correction=1.1)])[0].watts, 1.1 * plain)
-    np.testing.assert_allclose(SHIPPED.watts([replace(asked, correction=100.0)])[0].watts, served.gpu.tdp_watts)
+    plain = SHIPPED.watts([asked])[0]
+    found = SHIPPED.watts([replace(asked, calibration=calibrated(math.log(1.1)))])[0]
+    np.testing.assert_allclose(found.watts, 1.1 * plain.watts, rtol=1e-3)
+    assert (found.high_watts / found.low_watts < plain.high_watts / plain.low_watts).all()
+    most = SHIPPED.watts([replace(asked, calibration=calibrated(math.log(4.0)))])[0].watts
+    np.testing.assert_allclose(most, np.minimum(4.0 * plain.watts, served.gpu.tdp_watts), rtol=1e-3)
+
+
+def test_what_was_measured_at_one_batch_says_less_of_another():
+    served = fleet.profile(*fleet.FITTED)
+    asked = fleet.query(served, batch=256.0, busy=0.6)
+    plain = SHIPPED.watts([asked])[0]
+    found = SHIPPED.watts([replace(asked, calibration=calibrated(math.log(1.2)))])[0]
+    assert 1.05 < float(found.watts[0] / plain.watts[0]) < 1.19

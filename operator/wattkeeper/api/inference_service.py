@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from wattkeeper.api.base import ApiModel
+from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Condition
 from wattkeeper.api.quantities import (
     CLOCK_PATTERN,
@@ -410,6 +411,11 @@ class HistoryEntry(ApiModel):
 class ProfileStatus(ApiModel):
     """What is planned with, and what the running engines taught of it. Kept across a restart."""
 
+    accelerator: str = Field(default="", max_length=128, description="Accelerator, as the catalogue names it.")
+    gpus_per_replica: int | None = Field(default=None, ge=1, description="GPUs of one replica.")
+    model_profile: str | None = Field(
+        default=None, max_length=253, description="Name of the ModelProfile of the pair, where there is one."
+    )
     source: str = Field(default="", description="Measured, Fitted or Estimated: where the step time comes from.")
     refit: str = Field(
         default="",
@@ -432,11 +438,10 @@ class ProfileStatus(ApiModel):
 
 
 class CorrectionStatus(ApiModel):
-    """What measured watts taught of the energy model. Logarithms of measured over predicted power."""
+    """How far measured watts are from the uncalibrated model. Logarithms of measured over predicted power."""
 
     samples: int = Field(default=0, ge=0, description="Measurements taken in.")
     bias_log: float = Field(default=0.0, description="Bias over minutes.")
-    slow_bias_log: float = Field(default=0.0, description="Bias over an hour.")
     spread_log: float = Field(default=0.0, description="Mean distance to the bias.")
     trusted: bool = Field(default=True, description="False where the model does not describe this service.")
 
@@ -454,7 +459,11 @@ class MemoryStatus(ApiModel):
         default_factory=list, max_length=16, description="Arguments whose roll-out failed: not tried again."
     )
     correction: CorrectionStatus | None = Field(
-        default=None, description="State of the on-line correction of the energy model."
+        default=None, description="How far measured watts are from the energy model."
+    )
+    calibration: CalibrationStatus | None = Field(
+        default=None,
+        description="What measured watts taught of the energy model, where no ModelProfile of the pair keeps it.",
     )
 
 

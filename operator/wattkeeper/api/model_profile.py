@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from wattkeeper.api.base import ApiModel
+from wattkeeper.api.calibration import CalibrationStatus
 
 _NonNegative = Annotated[float, Field(ge=0)]
 
@@ -58,7 +59,18 @@ class ModelProfileSpec(ApiModel):
     relative_error: float = Field(default=0.05, ge=0, le=2, description="One-sigma relative error of the step time.")
 
 
+class ModelProfileStatus(ApiModel):
+    """What the operator learnt of the pair. Delete it, and the operator learns afresh."""
+
+    calibrations: list[CalibrationStatus] = Field(
+        default_factory=list, max_length=8, description="What measured watts taught of the energy model."
+    )
+
+
 class ModelProfile(ApiModel):
     """Calibrated coefficients of a model on an accelerator."""
 
     spec: ModelProfileSpec = Field(description="Whom the profile speaks of, and its numbers.")
+    status: ModelProfileStatus = Field(
+        default_factory=ModelProfileStatus, description="What the operator learnt of the pair."
+    )

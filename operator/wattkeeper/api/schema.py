@@ -43,7 +43,6 @@ class Resource:
     namespaced: bool
     model: type[ApiModel]
     columns: tuple[Column, ...]
-    has_status: bool = True
     scale: dict[str, str] | None = None
 
     @property
@@ -106,7 +105,6 @@ RESOURCES = (
         short_names=("wmp",),
         namespaced=True,
         model=model_profile.ModelProfile,
-        has_status=False,
         columns=(
             Column(name="Model", path=".spec.model"),
             Column(name="Accelerator", path=".spec.accelerator"),
@@ -237,13 +235,9 @@ def custom_resource_definition(resource: Resource) -> dict[str, Any]:
         "schema": {"openAPIV3Schema": open_api_schema(resource)},
         "additionalPrinterColumns": [column.to_dict() for column in resource.columns],
     }
-    subresources: dict[str, Any] = {}
-    if resource.has_status:
-        subresources["status"] = {}
+    version["subresources"] = {"status": {}}
     if resource.scale:
-        subresources["scale"] = resource.scale
-    if subresources:
-        version["subresources"] = subresources
+        version["subresources"]["scale"] = resource.scale
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

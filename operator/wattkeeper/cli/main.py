@@ -7,6 +7,7 @@ import typer
 import wattkeeper
 from wattkeeper.cli import (
     bench,
+    calibrate,
     catalogue,
     crds,
     demo,
@@ -42,6 +43,7 @@ def main(
 
 
 bench.register(app)
+calibrate.register(app)
 catalogue.register(app)
 crds.register(app)
 demo.register(app)

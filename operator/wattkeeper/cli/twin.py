@@ -34,6 +34,14 @@ def twin(
     advertise: Annotated[str | None, typer.Option(help="host:port for target lists, if not as asked for.")] = None,
     legacy_names: Annotated[bool, typer.Option(help="Serve the metric names of vLLM 0.8 to 0.9.1.")] = False,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 1,
+    power_fault: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND[=FACTOR][@SECONDS]",
+            help="Let the GPU exporters show wrong watts: scale=FACTOR, stuck, zero, nan, negative or missing, from so "
+            "many simulated seconds of traffic on.",
+        ),
+    ] = None,
 ) -> None:
     """Serve vllm:* and DCGM_* metrics for the pods that the cluster runs, as if they had GPUs.
 
@@ -47,9 +55,11 @@ def twin(
     from wattkeeper.twin.exposition import VllmProfile
     from wattkeeper.twin.kube import connect
     from wattkeeper.twin.ledger import SloTargets
+    from wattkeeper.twin.power_sensor import PowerFault
 
     console = Console(stderr=True)
     try:
+        fault = None if power_fault is None else PowerFault.parse(power_fault)
         api = connect(kubeconfig)
         slo = SloTargets(ttft_seconds=parse_duration_seconds(ttft), tpot_seconds=parse_duration_seconds(tpot))
         services = []
@@ -62,7 +72,7 @@ def twin(
                 traffic = scenario.steady(rate=rate, seed=seed + index, hours=hours)
             profile = VllmProfile.LEGACY if legacy_names else VllmProfile.CURRENT
             services.append(live.for_deployment(api, name, model=model, trace=traffic, slo=slo, profile=profile))
-        simulated = live.LiveTwin(api, services, speed=speed)
+        simulated = live.LiveTwin(api, services, speed=speed, power_fault=fault)
         exporter = Exporter(simulated, host=host, port=port, advertise=advertise)
         simulated.start()
         exporter.start()

@@ -1,21 +1,25 @@
 """Learning and accounting: what the models expected of what is in place, beside what was measured.
 
-Two predictions per service and tick, made for the whole fleet in one call: of the settings in place (teaches the
-on-line correction of the energy model and the latency margin) and of the counterfactual (for the savings account).
+Two predictions per service and tick, made for the whole fleet in one call: of the settings in place (judges the power
+sensor, teaches the calibration of the energy model and the latency margin) and of the counterfactual (for the savings
+account). Watts count with what was learnt so far; what is learnt is the error without it.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wattkeeper.api.inference_service import Mode
+from wattkeeper.controller import watts as watts_of
+from wattkeeper.controller.calibrations import Calibrations
 from wattkeeper.controller.resolve import Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Target
-from wattkeeper.energy.model import EnergyModel, EnergyQuery
+from wattkeeper.energy.calibration import Calibration
+from wattkeeper.energy.model import EnergyModel, EnergyQuery, WattsPrediction
 from wattkeeper.physics import kv, limits
 from wattkeeper.queueing import sla
 from wattkeeper.queueing.types import Candidates, SlaPrediction, SlaQuery
@@ -47,24 +51,33 @@ def counterfactual_name(service: Service) -> str:
     return f"static: {count} replicas at full power, predicted for the measured traffic"
 
 
-def keep_accounts(accounts: Sequence[Account], *, energy: EnergyModel, now: float) -> None:
-    """Update corrections, margins and savings of all services with fresh measurements."""
+def keep_accounts(
+    accounts: Sequence[Account], *, energy: EnergyModel, calibrations: Calibrations, now: float, wall: float
+) -> None:
+    """Update sensors, calibrations, margins and savings of all services with fresh measurements.
+
+    `now` is decision time, `wall` the wall time.
+    """
     usable = [entry for entry in accounts if _countable(entry)]
     if not usable:
         return
     queries = [_query(entry) for entry in usable]
     predictions = sla.predict_fleet(queries)
-    watts_of_all = energy.watts(
-        [
-            EnergyQuery(profile=query.profile, workload=query.workload, candidates=query.candidates, sla=prediction)
-            for query, prediction in zip(queries, predictions, strict=True)
-        ]
-    )
-    for entry, prediction, watts in zip(usable, predictions, watts_of_all, strict=True):
-        _learn(entry, expected_watts=float(watts.watts[0]), sla_prediction=prediction, now=now)
-        _save(
-            entry, low=float(watts.low_watts[1]), middle=float(watts.watts[1]), high=float(watts.high_watts[1]), now=now
-        )
+    known = [calibrations.calibration(entry.service, wall=wall) for entry in usable]
+    plain = [
+        EnergyQuery(profile=query.profile, workload=query.workload, candidates=query.candidates, sla=prediction)
+        for query, prediction in zip(queries, predictions, strict=True)
+    ]
+    calibrated = [replace(query, calibration=found) for query, found in zip(plain, known, strict=True)]
+    watts = energy.watts([*plain, *calibrated])
+    for entry, prediction, calibration, bare, found in zip(
+        usable, predictions, known, watts[: len(usable)], watts[len(usable) :], strict=True
+    ):
+        if not entry.service.rolling_out:
+            _judge(entry, calibrations, calibration, plain=bare, sla_prediction=prediction, wall=wall)
+        if entry.observation.power_watts is not None:
+            _learn(entry, sla_prediction=prediction, now=now)
+            _save(entry, found, now=now)
 
 
 def _countable(entry: Account) -> bool:
@@ -72,7 +85,7 @@ def _countable(entry: Account) -> bool:
         entry.service.profile is not None
         and entry.observation.state is MetricsState.FRESH
         and entry.observation.workload is not None
-        and entry.observation.power_watts is not None
+        and (entry.observation.power_watts is not None or watts_of.has_sensor(entry.observation, entry.state))
         and entry.service.ready_replicas > 0
         and entry.observation.pods_reporting == entry.service.ready_replicas
     )
@@ -105,11 +118,35 @@ def _query(entry: Account) -> SlaQuery:
     )
 
 
-def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPrediction, now: float) -> None:
+def _judge(
+    entry: Account,
+    calibrations: Calibrations,
+    calibration: Calibration | None,
+    *,
+    plain: WattsPrediction,
+    sla_prediction: SlaPrediction,
+    wall: float,
+) -> None:
+    """Look at the power sensor, and learn what it may teach; once per snapshot."""
     state, observation = entry.state, entry.observation
-    if entry.service.rolling_out or observation.power_watts is None:
+    if observation.time_seconds <= state.power_seen:
         return
-    state.correction = state.correction.update(predicted_watts=expected_watts, measured_watts=observation.power_watts)
+    state.power_seen = observation.time_seconds
+    seen = watts_of.tick(
+        service=entry.service,
+        observation=observation,
+        current=entry.current,
+        plain=plain,
+        calibration=calibration,
+        sla=sla_prediction,
+    )
+    calibrations.learn(entry.service, watts_of.learn(state, seen), wall=wall)
+
+
+def _learn(entry: Account, *, sla_prediction: SlaPrediction, now: float) -> None:
+    state, observation = entry.state, entry.observation
+    if entry.service.rolling_out:
+        return
     if observation.unused_pods:
         return  # the model is of replicas that share the load: what these miss is the router's, not its error
     worst = 0.0
@@ -126,15 +163,16 @@ def _learn(entry: Account, *, expected_watts: float, sla_prediction: SlaPredicti
     state.latency_margin = rested + share * max(0.0, aim - rested)
 
 
-def _save(entry: Account, *, low: float, middle: float, high: float, now: float) -> None:
+def _save(entry: Account, watts: WattsPrediction, *, now: float) -> None:
+    """Add the time since the last tick to the account, unless the sensor is broken. Row 1 is the counterfactual."""
     state, power = entry.state, entry.observation.power_watts
     last, state.accounted_until = state.accounted_until, now
     if entry.service.spec.mode is not Mode.ENFORCE or entry.service.spec.paused:
         return  # what nobody acts on saves nothing
-    if last is None or power is None or not 0 < now - last <= _GAP_LIMIT_SECONDS:
+    if last is None or power is None or not 0 < now - last <= _GAP_LIMIT_SECONDS or not state.sensor.trusted:
         return
-    seconds, factor = now - last, state.correction.factor
+    seconds = now - last
     state.savings.measured_joules += power * seconds
-    state.savings.counterfactual_joules += middle * factor * seconds
-    state.savings.counterfactual_low_joules += low * factor * seconds
-    state.savings.counterfactual_high_joules += high * factor * seconds
+    state.savings.counterfactual_joules += float(watts.watts[1]) * seconds
+    state.savings.counterfactual_low_joules += float(watts.low_watts[1]) * seconds
+    state.savings.counterfactual_high_joules += float(watts.high_watts[1]) * seconds

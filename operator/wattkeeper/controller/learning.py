@@ -429,12 +429,15 @@ def describe(learned: Learned, dropped: Mapping[str, int]) -> str:
     return text if not learned.weak else f"{text}; the load does not tell {', '.join(learned.weak)} apart"
 
 
-def to_status(learned: Learned, profile: ServingProfile | None) -> ProfileStatus:
-    """As status shows and keeps it."""
+def to_status(learned: Learned, profile: ServingProfile | None, *, name: str | None = None) -> ProfileStatus:
+    """As status shows and keeps it; `name` is that of the ModelProfile."""
     if profile is None:
         return ProfileStatus()
     fixed, token, memory = learned.factors
     return ProfileStatus(
+        accelerator=profile.gpu.name,
+        gpus_per_replica=profile.gpus_per_replica,
+        model_profile=name,
         source=profile.provenance.value,
         refit=learned.state,
         level=_rounded(learned.level),

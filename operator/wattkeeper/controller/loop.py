@@ -17,6 +17,7 @@ from wattkeeper.api.inference_service import HistoryEntry, Mode
 from wattkeeper.controller import account, caps, rollout, status
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.act import Actor, propose
+from wattkeeper.controller.calibrations import Calibrations
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.enact import Enactor
 from wattkeeper.controller.entry import Entry
@@ -80,6 +81,13 @@ class FleetLoop:
             cache=self.cache,
             conflict_hold_seconds=self.settings.conflict_hold_seconds / self.settings.speed_up,
             argument_hold_seconds=self.settings.argument_hold_seconds / self.settings.speed_up,
+        )
+        self.calibrations = Calibrations(
+            kube=self.kube,
+            cache=self.cache,
+            kernel=self.energy.kernel,
+            energy_model=self.energy.version,
+            every_seconds=self.settings.observed_refresh_seconds,
         )
         self.writers = Writers()
         self.enactor = Enactor(
@@ -167,6 +175,7 @@ class FleetLoop:
             self._each(entries, lambda entry: self._build_status(entry, wall), "building status")
             due = [entry for entry in entries if entry.status is not None]
             self._each(due, lambda entry: self._write_status(entry, wall), "writing status", at_once=True)
+            self.calibrations.write(wall)
             for body in bodies:
                 key = (body["metadata"]["namespace"], body["metadata"]["name"])
                 if key in invalid:
@@ -256,6 +265,7 @@ class FleetLoop:
         return report
 
     def _forget_all_but(self, alive: set[ServiceKey]) -> None:
+        self.calibrations.keep_only(alive)
         for key in set(self.states) - alive:
             del self.states[key]
             self._uids.pop(key, None)
@@ -338,7 +348,9 @@ class FleetLoop:
         for item in accounts:
             if not item.state.savings.since and item.service.spec.mode is Mode.ENFORCE:
                 item.state.savings.since = to_rfc3339(self.clock.wall())
-        account.keep_accounts(accounts, energy=self.energy, now=now)
+        account.keep_accounts(
+            accounts, energy=self.energy, calibrations=self.calibrations, now=now, wall=self.clock.wall()
+        )
 
     # 5 plan
 
@@ -397,9 +409,12 @@ class FleetLoop:
             startup_seconds=startup,
             power_lever=entry.report is not None and (entry.report.usable or not enforcing),
             rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
-            trusted=state.correction.trusted and self.energy.trusted,
+            trusted=state.correction.trusted and state.sensor.trusted and self.energy.trusted,
             margin=state.latency_margin,
-            energy_correction=state.correction.factor,
+            # Of a drifting model nothing that was learnt is believed.
+            calibration=self.calibrations.calibration(service, wall=self.clock.wall())
+            if state.correction.trusted
+            else None,
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
@@ -500,6 +515,8 @@ class FleetLoop:
             caps=entry.report,
             problems=tuple(entry.problems),
             energy_trusted=self.energy.trusted,
+            calibration=self.calibrations.kept_in_service(service),
+            calibrated=self.calibrations.describe(service),
             replay_trouble=None if self.replays is None else self.replays.trouble,
         )
         built = status.build(

@@ -118,7 +118,9 @@ def _steady(status: InferenceServiceStatus, other: InferenceServiceStatus) -> In
             "observed": other.observed,
             "savings": other.savings,
             "profile": other.profile.model_copy(update={"source": status.profile.source}),
-            "memory": status.memory.model_copy(update={"correction": other.memory.correction}),
+            "memory": status.memory.model_copy(
+                update={"correction": other.memory.correction, "calibration": other.memory.calibration}
+            ),
             "applied": status.applied.model_copy(update={"power_cap_watts": other.applied.power_cap_watts}),
             "plan": status.plan.model_copy(update=plan),
             "conditions": [item.model_copy(update={"message": ""}) for item in status.conditions],

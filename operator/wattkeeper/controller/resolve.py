@@ -69,6 +69,8 @@ class Service:
     accelerator: str | None = None
     gpus_per_replica: int = 1
     profile: ServingProfile | None = None
+    profile_name: str | None = None
+    """Name of the ModelProfile of the pair, where there is one."""
     free_gpus: int | None = None
     engine_refusal: Problem | None = None
     """Why engine arguments cannot be patched, where they cannot."""
@@ -264,7 +266,8 @@ class _Shared:
         return self.cache.objects(cluster.SCALED_OBJECTS)
 
     @functools.cached_property
-    def overrides(self) -> dict[tuple[str, str, str, int], profiles.ProfileOverrides]:
+    def overrides(self) -> dict[tuple[str, str, str, int], tuple[str, profiles.ProfileOverrides]]:
+        """Name and content of the ModelProfile by namespace, model, accelerator and GPUs per replica."""
         found = {}
         for body in self.cache.objects(cluster.PROFILES):
             try:
@@ -273,7 +276,7 @@ class _Shared:
                 continue
             meta = body["metadata"]
             key = (meta["namespace"], spec.model, overrides.canonical(spec.accelerator), spec.gpus_per_replica)
-            found[key] = overrides.of_profile(meta["name"], spec)
+            found[key] = (meta["name"], overrides.of_profile(meta["name"], spec))
         return found
 
     @functools.cached_property
@@ -461,8 +464,9 @@ def _resolve_profile(service: Service, shared: _Shared) -> Service:
         )
     products = shared.free_gpus_by_product
     product = next((_node_product(node) for node in _nodes(service.pods, shared.cache)), None)
-    measured = shared.overrides.get(
-        (service.namespace, service.spec.model, overrides.canonical(service.accelerator), service.gpus_per_replica)
+    name, measured = shared.overrides.get(
+        (service.namespace, service.spec.model, overrides.canonical(service.accelerator), service.gpus_per_replica),
+        (None, None),
     )
     try:
         profile = profiles.serving_profile(
@@ -477,7 +481,11 @@ def _resolve_profile(service: Service, shared: _Shared) -> Service:
         return _with(service, Problem(condition=ConditionType.MODEL_TRUSTED, reason=reason, message=str(error)))
     free = products.get(product, 0) if products is not None and product is not None else None
     return _with(
-        service, profile=profile, free_gpus=free, engine_refusal=service.engine_refusal or _stalled(service, free)
+        service,
+        profile=profile,
+        profile_name=name,
+        free_gpus=free,
+        engine_refusal=service.engine_refusal or _stalled(service, free),
     )
 
 

@@ -14,6 +14,7 @@ from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Plan
 from wattkeeper.domain.workload import Workload
 from wattkeeper.energy.online import OnlineCorrection
+from wattkeeper.energy.sensor import Sensor
 from wattkeeper.forecast.rates import ForecastSettings, RateHistory
 from wattkeeper.planner.types import Barren, PlanMemory
 from wattkeeper.telemetry.dispersion import DispersionEstimator
@@ -44,6 +45,7 @@ class ServiceState:
     dispersion: DispersionEstimator
     correction: OnlineCorrection
     learning: Learning
+    sensor: Sensor = field(default_factory=Sensor)
     seen_since: float
     """When this process first saw the service."""
     workload: Workload | None = None
@@ -51,6 +53,8 @@ class ServiceState:
     barren: Barren | None = None
     """What was seen of replicas without work."""
     snapshot_seen: float = 0.0
+    power_seen: float = 0.0
+    """Time of the last snapshot whose watts were looked at."""
     accounted_until: float | None = None
     latency_margin: float = 0.0
     plan: Plan | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wattkeeper.api import conditions as api_conditions
 from wattkeeper.api import inference_service as api
+from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
 from wattkeeper.controller import checked, learning
@@ -34,6 +35,10 @@ class Findings:
     problems: tuple[Problem, ...] = ()
     """Found while acting, beside those of `service`."""
     energy_trusted: bool = True
+    calibration: CalibrationStatus | None = None
+    """Readings that no ModelProfile keeps."""
+    calibrated: str = ""
+    """What measured watts taught, in words."""
     replay_trouble: str | None = None
     """Why no replays come; empty where they do, None where none are configured."""
 
@@ -91,6 +96,16 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
         return _condition(type_, _UNKNOWN, "TargetNotResolved")
     measured = state.correction.relative_error
     error = f"{measured:.0%}" if measured is not None else "not measured yet"
+    if findings.calibrated:
+        error = f"{error}, {findings.calibrated}"
+    if state.sensor.fault is not None:
+        return _condition(
+            type_,
+            _FALSE,
+            state.sensor.fault.value,
+            f"{state.sensor.message}. Nothing is learnt of such readings; wider latency margins decide until the "
+            "sensor is sane again",
+        )
     if not state.correction.trusted:
         return _condition(
             type_,
@@ -251,10 +266,10 @@ def build(
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
         plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
-        profile=learning.to_status(state.learning.learned, service.profile),
+        profile=learning.to_status(state.learning.learned, service.profile, name=service.profile_name),
         savings=_savings(service, state),
         history=list(state.history),
-        memory=_memory(state, to_text),
+        memory=_memory(state, findings.calibration, to_text),
         selector=_selector(service),
     )
 
@@ -374,7 +389,9 @@ def _selector(service: Service) -> str | None:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or None
 
 
-def _memory(state: ServiceState, to_text: Callable[[float], str]) -> api.MemoryStatus:
+def _memory(
+    state: ServiceState, calibration: CalibrationStatus | None, to_text: Callable[[float], str]
+) -> api.MemoryStatus:
     def text(time: float | None) -> str | None:
         return None if time is None else to_text(time)
 
@@ -385,6 +402,7 @@ def _memory(state: ServiceState, to_text: Callable[[float], str]) -> api.MemoryS
         rolled_back=state.rolled_back,
         bad_engines=[engine_status(change) for change in state.bad_engines][-16:],
         correction=api.CorrectionStatus(**state.correction.to_dict()) if state.correction.samples else None,
+        calibration=calibration,
     )
 
 

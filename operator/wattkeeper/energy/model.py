@@ -2,7 +2,7 @@
 
     watts = replicas * GPUs * (busy * clip(estimate * exp(weight * residual), idle, limit) + (1 - busy) * idle)
 
-(times the service's on-line correction, still between idle and limit).
+(times what readings of this deployment taught at that batch, still between idle and limit; see `energy.calibration`).
 
 `residual` is LightGBM's, kept within what training saw. `weight` is 1 inside the range of the training data, fades to 0
 outside it factor by factor, and is 0 where the profile's energy was measured: then there is nothing to correct. So an
@@ -10,6 +10,7 @@ unknown GPU falls back to physics, and nothing extrapolates. The data know no cl
 taken at full clock for the same work, and what the clock and the cap do is left to physics.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, baselines, estimate, factors, points
+from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
@@ -33,6 +35,9 @@ _REFERENCE_TOLERANCE = 0.03
 """Relative difference of physical estimates up to which a correction learned to one still fits the other."""
 _SIGMAS = 1.645
 """From one sigma to a 90 % interval."""
+_SHAPE_SHARE, _LENGTH_LOG2_BATCH, _NOISE_SD_LOG = 0.4, 3.0, 0.04
+"""Of a deployment's error, while no model file tells them: the share that turns with the batch, over how many
+doublings, and what is left around a smooth curve (sibling checkpoints differ by 2 to 9 %)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,14 @@ class EnergyModel:
         self.version = f"energy-v1-{sha256[:8]}" if payload is not None else "physics"
         self.card: dict[str, Any] = dict(payload.card) if payload is not None else {}
         """Data, split, errors and licences of the trained file; empty without one."""
+        half_width = PHYSICS_HALF_WIDTH_LOG if payload is None else payload.half_width_log["new_model"]
+        self.kernel = CalibrationKernel(
+            level_sd_log=half_width / _SIGMAS * math.sqrt(1.0 - _SHAPE_SHARE),
+            shape_sd_log=half_width / _SIGMAS * math.sqrt(_SHAPE_SHARE),
+            length_log2_batch=_LENGTH_LOG2_BATCH,
+            noise_sd_log=_NOISE_SD_LOG,
+        )
+        """How the error of an unmeasured deployment varies: what readings of it are conditioned on."""
 
     @staticmethod
     def load(path: Path | None = None) -> "EnergyModel":
@@ -147,12 +160,12 @@ class EnergyModel:
         residual: FloatArray, weight: FloatArray,
     ) -> WattsPrediction:  # fmt: skip
         replicas = [np.asarray(query.candidates.replicas, dtype=np.float64) for query in queries]
-        correction = np.repeat([query.correction for query in queries], [len(each) for each in replicas])
         gpus = np.concatenate(replicas) * state.profile.gpus_per_replica
         idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
         busy_watts = np.clip(estimated * np.exp(weight * residual), idle, state.limit_watts)
-        spread = np.exp(self._half_width(state, weight))
-        each = np.clip(correction * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
+        factor, width = _calibrated(queries, state.batch, self._half_width(state, weight))
+        spread = np.exp(width)
+        each = np.clip(factor * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
         return WattsPrediction(
             watts=gpus * each,
             low_watts=gpus * np.clip(each / spread, idle, each),
@@ -168,6 +181,21 @@ class EnergyModel:
         widths = self._payload.half_width_log
         learned = widths["known_model" if profile.model in self._models else "new_model"]
         return weight * learned + (1.0 - weight) * widths["physics"]
+
+
+def _calibrated(
+    queries: Sequence[EnergyQuery], batch: FloatArray, half_width: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Factor on the watts and half-width (log) of each row: narrower where readings of the deployment say so."""
+    factor, width, end = np.ones(len(batch)), half_width.copy(), 0
+    for query in queries:
+        begin, end = end, end + len(query.candidates.replicas)
+        if query.calibration is not None:
+            rows = slice(begin, end)
+            factor[rows], spread = query.calibration.factor_and_spread(np.maximum(batch[rows], 1.0))
+            left = _SIGMAS * np.hypot(spread, query.calibration.kernel.noise_sd_log)
+            width[rows] = np.minimum(width[rows], left)
+    return factor, width
 
 
 def _parts(whole: WattsPrediction, queries: Sequence[EnergyQuery]) -> Iterator[WattsPrediction]:

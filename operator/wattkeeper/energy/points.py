@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray, Workload
+from wattkeeper.energy.calibration import Calibration
 from wattkeeper.physics import power, step
 from wattkeeper.physics.profile import ServingProfile
 
@@ -78,8 +79,8 @@ class EnergyQuery:
     workload: Workload
     candidates: CandidateArrays
     sla: SlaArrays
-    correction: float = 1.0
-    """Measured over predicted watts of this service, as learned on line (`OnlineCorrection.factor`)."""
+    calibration: Calibration | None = None
+    """What live readings of this deployment taught; None: nothing was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

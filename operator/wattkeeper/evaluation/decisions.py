@@ -7,7 +7,6 @@ draining, is left out and counted. A plan's watts are those at the rate that it 
 forecast is in the score. Beside it stands persistence: the watts of the last window.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Plan
 from wattkeeper.energy.held_out import HeldOut
 from wattkeeper.replay.planner import PlannerPolicy, PlannerSetup
-from wattkeeper.replay.play import Cell, play
+from wattkeeper.replay.play import Cell, Progress, play
 from wattkeeper.rivals.types import Decision, Look
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.twin.deployment import Deployment, PodPhase
@@ -114,7 +113,7 @@ class _Watched:
         return phases.count(PodPhase.READY) == len(phases) == plan.target.replicas
 
 
-def watch(cell: Cell, setup: PlannerSetup, *, progress: Callable[[float], None] | None = None) -> Watched:
+def watch(cell: Cell, setup: PlannerSetup, *, progress: Progress | None = None) -> Watched:
     """One replay under the operator. Raises WattkeeperError as `replay.play.play` does."""
     made: list[_Watched] = []
 

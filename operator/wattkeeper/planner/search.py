@@ -347,7 +347,7 @@ def _query(case: Case, candidates: Candidates, sla: SlaPrediction) -> EnergyQuer
         workload=case.workload,
         candidates=candidates,
         sla=sla,
-        correction=case.request.energy_correction,
+        calibration=case.request.calibration,
     )
 
 

@@ -6,6 +6,7 @@ from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import ServiceObservation
 from wattkeeper.domain.plan import Levers, Slo, Target
 from wattkeeper.domain.replay import Replayed
+from wattkeeper.energy.calibration import Calibration
 from wattkeeper.physics.profile import ServingProfile
 
 
@@ -85,8 +86,8 @@ class PlanRequest:
     """ModelTrusted: False widens the latency margin."""
     margin: float = 0.0
     """Relative latency margin learnt from live residuals (0.1 = 10 %), on top of the margins of the settings."""
-    energy_correction: float = 1.0
-    """What measured over predicted watts taught of this service: all predicted watts are multiplied by it."""
+    calibration: Calibration | None = None
+    """What measured watts taught of the energy model for this deployment; None: nothing was measured."""
     bad_engines: tuple[EngineChange, ...] = ()
     """Engine arguments that failed to start here before: never proposed again."""
     free_gpus: int | None = None

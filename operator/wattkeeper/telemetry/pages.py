@@ -1,5 +1,6 @@
 """Readings from the `/metrics` pages of engines and GPU exporters, as they come, with what came before."""
 
+import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,6 +148,7 @@ class _GpuHistory:
             (canonical, labels, value)
             for name, canonical in _GPU_NAMES.items()
             for labels, value in series.get(name, [])
+            if math.isfinite(value)
         ]
         seen: dict[tuple[str, frozenset[tuple[str, str]]], deque[tuple[float, float]]] = {}
         for canonical, labels, value in self._latest:

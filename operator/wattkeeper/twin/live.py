@@ -26,6 +26,7 @@ from wattkeeper.twin.fleet import Fleet, Phase, PodKey, Service
 from wattkeeper.twin.kube import Json, Mirror
 from wattkeeper.twin.ledger import SloTargets
 from wattkeeper.twin.nodes import Inventory, NoFreeGpuError
+from wattkeeper.twin.power_sensor import PowerFault, PowerSensor
 from wattkeeper.twin.timeline import Point, Timeline
 
 LOGGER = logging.getLogger(__name__)
@@ -77,11 +78,14 @@ class LiveTwin:
         tick_seconds: float = 0.05,
         sample_seconds: float = 300.0,
         default_accelerator: str = "h100-sxm",
+        power_fault: PowerFault | None = None,
     ) -> None:
         if speed <= 0:
             raise ValueError("speed must be positive")
         self._speed, self._tick_seconds = speed, tick_seconds
         self._default_accelerator = default_accelerator
+        self.power_sensor = PowerSensor(power_fault)
+        """What the GPU pages show; the account of the twin stays true."""
         self._services = {service.key: service for service in services}
         core = client.CoreV1Api(api)
         self._pods = Mirror("pods", core.list_pod_for_all_namespaces)
@@ -311,7 +315,10 @@ class LiveTwin:
         with self._lock:
             gpus = self.fleet.inventory.nodes.get(node)
             self._catch_up()
-            return dcgm_text([gpu.sample() for gpu in gpus]) if gpus else None
+            if not gpus:
+                return None
+            samples = (gpu.sample() for gpu in gpus)
+            return dcgm_text(self.power_sensor.shown(samples, traffic_seconds=self.traffic_seconds()))
 
     def _catch_up(self) -> None:
         """A page shows this very moment, not the last tick: rates over short windows would be off by a tick."""
