@@ -138,6 +138,11 @@ def serving_profile(
     return profile if overrides is None else _overridden(profile, overrides)
 
 
+def architecture(name: str) -> ModelSpec:
+    """The architecture of a model: the catalogue's, else a guess from the size in its name, else UnknownModelError."""
+    return _model_spec(name)[0]
+
+
 def _model_spec(name: str) -> tuple[ModelSpec, list[str], float]:
     """Architecture, notes and assumed relative error of step time."""
     try:

@@ -94,7 +94,7 @@ def work(
     eight_bit = model.experts > 0 and model.precision in (Precision.FP8, Precision.INT8)
     columns = {
         "dense_read": one * dense_bytes / bandwidth,
-        "expert_read": model.expert_bytes * _touched(model, tokens) / bandwidth,
+        "expert_read": model.expert_bytes * touched_share(model, tokens) / bandwidth,
         "kv_read": decodes * demand.step_bytes(context) / gpu.bandwidth_bytes_per_second,
         "compute": tokens * compute_seconds(model, gpu, shards=shards),
         "step_seconds": one,
@@ -199,7 +199,7 @@ def _kv_seconds(gpu: GpuSpec, demand: KvDemand, kv_read: float) -> tuple[float, 
     return linear(_CONTEXTS, demand.step_bytes(_CONTEXTS) * kv_read / gpu.bandwidth_bytes_per_second)
 
 
-def _touched(model: ModelSpec, tokens: FloatArray) -> FloatArray:
+def touched_share(model: ModelSpec, tokens: FloatArray) -> FloatArray:
     """Share of the experts that some token chooses (tokens choose independently)."""
     if model.experts == 0:
         return np.zeros_like(tokens)

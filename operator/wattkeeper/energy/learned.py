@@ -1,0 +1,291 @@
+"""Joules and watts of steady runs: a fitted physical prior times what trees and a Gaussian process learn on top.
+
+    ln joules per step = prior + (trees + process) / 2        ln watts likewise, its prior = joules / seconds of a step
+
+Both priors are positive sums of the same terms (`energy.terms`, `energy.prior`), so that joules, watts and step time
+of the estimate belong together. Trees (LightGBM, absolute loss) and the process (`energy.gp`) see the same facts, all
+known before acting. Which list of terms is used, the textbook's or the full one, is chosen on inner folds of the
+training rows; so are the spread of the intervals and the kernel with which a few readings of a new deployment are
+conditioned on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import optimize
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import features, gp, prior, terms
+from wattkeeper.energy.baselines import predict_trees
+from wattkeeper.energy.calibration import CalibrationKernel
+from wattkeeper.energy.prior import REFERENCE_POWER_SHARE, Prior
+from wattkeeper.energy.terms import Deployment, Steps
+from wattkeeper.physics import catalogue, profiles
+
+Target = Literal["J/token", "W per GPU"]
+IndexArray = npt.NDArray[np.int_]
+COVERAGE = 0.9
+INNER_FOLDS = 4
+BOOSTERS = 3
+_TREES, _LEAVES, _RATE = 500, 12, 0.05
+_TERM_LISTS = {"textbook": terms.TEXTBOOK, "full": tuple(range(len(terms.NAMES)))}
+_PROCESS_ITERATIONS = 30
+_LEAST_SD = 0.01
+_KERNEL_BOUNDS = ((0.01, 1.0), (0.01, 0.5), (0.5, 8.0), (0.01, 0.3))
+"""Of level, shape, length in doublings, and noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """N steady closed-loop runs; arrays (N,) or (N, ...)."""
+
+    term_seconds: FloatArray
+    facts: FloatArray
+    gpu: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
+    """Model, backbone, task and GPU, deployment; (N, 4)."""
+    batch: FloatArray
+    gpus: FloatArray
+    tdp_watts: FloatArray
+    watts: FloatArray
+    """Measured per GPU."""
+    joules_per_token: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, index: npt.NDArray[np.generic]) -> "Runs":
+        return Runs(**{name: value[index] for name, value in vars(self).items()})
+
+    @property
+    def joules_log(self) -> FloatArray:
+        """Ln of the joules per step and GPU over the reference power: seconds at that power."""
+        reference = REFERENCE_POWER_SHARE * self.tdp_watts
+        return np.asarray(np.log(self.joules_per_token * self.batch / self.gpus / reference))
+
+    @property
+    def seconds_log(self) -> FloatArray:
+        """Ln of the seconds of a step: joules over watts."""
+        return np.asarray(np.log(self.joules_per_token * self.batch / self.gpus / self.watts))
+
+    def measured(self, target: Target) -> FloatArray:
+        """The target in its unit."""
+        return self.joules_per_token if target == "J/token" else self.watts
+
+    def from_log(self, target: Target, value: FloatArray) -> FloatArray:
+        """What the models predict, in the target's unit."""
+        if target == "W per GPU":
+            return np.asarray(np.exp(value))
+        return np.asarray(np.exp(value) * REFERENCE_POWER_SHARE * self.tdp_watts * self.gpus / self.batch)
+
+    def log_target(self, target: Target) -> FloatArray:
+        """What the models are fitted to."""
+        return self.joules_log if target == "J/token" else np.asarray(np.log(self.watts))
+
+
+def runs_of(table: pd.DataFrame) -> Runs:
+    """Runs of the tidy table (`energy.data`) with a column `data_parallel`, in its order.
+
+    A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used.
+    Raises UnknownModelError for a model without an architecture.
+    """
+    count = len(table)
+    seconds, facts = np.zeros((count, len(terms.NAMES))), np.zeros((count, len(features.FACTS)))
+    positions = pd.Series(np.arange(count), index=table.index)
+    for _, rows in table.groupby(["model", "gpu", "num_gpus", "data_parallel"], sort=True):
+        first = rows.iloc[0]
+        deployment = Deployment(
+            model=profiles.architecture(str(first["model"])),
+            gpu=catalogue.gpu(str(first["gpu"])),
+            gpus=int(first["num_gpus"]),
+            data_parallel=int(first["data_parallel"]),
+        )
+        batch, prompt, output = (
+            rows[name].to_numpy(dtype=np.float64) for name in ("max_num_seqs", "prompt_tokens", "output_tokens")
+        )
+        steps = Steps(
+            batch=batch,
+            prefill_tokens=batch * prompt / output,
+            context_tokens=prompt + output / 2.0,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            multimodal=rows["multimodal"].to_numpy(dtype=np.float64),
+        )
+        index = positions[rows.index].to_numpy()
+        seconds[index], facts[index] = terms.matrix(deployment, steps), features.facts(deployment, steps)
+    names = table["gpu"].to_numpy(dtype=np.str_)
+    return Runs(
+        term_seconds=seconds,
+        facts=facts,
+        gpu=names,
+        groups=gp.members(
+            table["group_model"].tolist(),
+            table["group_backbone"].tolist(),
+            (table["task"] + "|" + table["gpu"]).tolist(),
+            table["group_curve"].tolist(),
+        ),
+        batch=table["max_num_seqs"].to_numpy(dtype=np.float64),
+        gpus=table["num_gpus"].to_numpy(dtype=np.float64),
+        tdp_watts=np.array([catalogue.gpu(name).tdp_watts for name in names]),
+        watts=table["gpu_watts"].to_numpy(dtype=np.float64),
+        joules_per_token=table["joules_per_token"].to_numpy(dtype=np.float64),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priors:
+    """Joules and seconds of a step."""
+
+    joules: Prior
+    seconds: Prior
+
+    @staticmethod
+    def fitted(runs: Runs, used: Sequence[int]) -> "Priors":
+        """To training runs."""
+        gpu = runs.gpu.tolist()
+        return Priors(
+            joules=prior.fit(runs.term_seconds, gpu, runs.joules_log, used=used),
+            seconds=prior.fit(runs.term_seconds, gpu, runs.seconds_log, used=used),
+        )
+
+    def log_value(self, runs: Runs, target: Target) -> FloatArray:
+        """The estimate of a target as the models see it, (N,)."""
+        gpu = runs.gpu.tolist()
+        joules = self.joules.log_value(runs.term_seconds, gpu)
+        if target == "J/token":
+            return joules
+        reference = np.log(REFERENCE_POWER_SHARE * runs.tdp_watts)
+        return np.asarray(joules + reference - self.seconds.log_value(runs.term_seconds, gpu))
+
+    def columns(self, runs: Runs) -> FloatArray:
+        """What the learned part sees."""
+        return features.table(runs.facts, runs.term_seconds, runs.gpu.tolist(), self.joules, self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Of N runs: ln of the target, its spread before it is scaled, and the prior's part; (N,)."""
+
+    log_value: FloatArray
+    sd_log: FloatArray
+    prior_log: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A fitted model of one target. `spread` times `sd_log` is the half-width of the 90 % interval."""
+
+    target: Target
+    term_list: str
+    priors: Priors
+    boosters: tuple[lgb.Booster, ...]
+    process: gp.Process
+    spread: float
+    kernel: CalibrationKernel
+
+    def predict(self, runs: Runs) -> Predicted:
+        """Cold predictions."""
+        return _predicted(self.target, self.priors, self.boosters, self.process, runs)
+
+
+def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int) -> Learned:
+    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together."""
+    term_list = _chosen(runs, target, inner)
+    used = _TERM_LISTS[term_list]
+    priors = Priors.fitted(runs, used)
+    residual = runs.log_target(target) - priors.log_value(runs, target)
+    columns = priors.columns(runs)
+    process = gp.fit(_inputs(columns, runs), residual, iterations=_PROCESS_ITERATIONS)
+    misses, spreads = np.zeros(len(runs)), np.ones(len(runs))
+    for number in np.unique(inner):
+        train, held = runs[inner != number], runs[inner == number]
+        own = Priors.fitted(train, used)
+        left = train.log_target(target) - own.log_value(train, target)
+        own_columns = own.columns(train)
+        known = gp.condition(process.kernel, _inputs(own_columns, train), left)
+        found = _predicted(target, own, _boosters(own_columns, left, seed=seed), known, held)
+        misses[inner == number] = held.log_target(target) - found.log_value
+        spreads[inner == number] = found.sd_log
+    return Learned(
+        target=target,
+        term_list=term_list,
+        priors=priors,
+        boosters=_boosters(columns, residual, seed=seed),
+        process=process,
+        spread=float(np.quantile(np.abs(misses) / spreads, COVERAGE)),
+        kernel=calibration_kernel(misses, runs.batch, runs.groups[:, 3]),
+    )
+
+
+def _chosen(runs: Runs, target: Target, inner: IndexArray) -> str:
+    """The list of terms whose prior is best on inner folds."""
+
+    def error(used: Sequence[int]) -> float:
+        misses = []
+        for number in np.unique(inner):
+            train, held = runs[inner != number], runs[inner == number]
+            found = Priors.fitted(train, used).log_value(held, target)
+            misses.append(np.abs(np.exp(found - held.log_target(target)) - 1.0))
+        return float(np.concatenate(misses).mean())
+
+    return min(_TERM_LISTS, key=lambda name: error(_TERM_LISTS[name]))
+
+
+def _predicted(
+    target: Target, priors: Priors, boosters: Sequence[lgb.Booster], process: gp.Process, runs: Runs
+) -> Predicted:
+    columns, base = priors.columns(runs), priors.log_value(runs, target)
+    trees = np.mean([predict_trees(booster, columns) for booster in boosters], axis=0)
+    mean, sd = process.mean_and_sd(_inputs(columns, runs))
+    noise = np.exp(process.kernel.noise_log)
+    return Predicted(
+        log_value=base + (trees + mean) / 2.0, sd_log=np.maximum(np.hypot(sd, noise), _LEAST_SD), prior_log=base
+    )
+
+
+def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:
+    return gp.Inputs(facts=columns, log2_batch=np.log2(runs.batch), groups=runs.groups)
+
+
+def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[lgb.Booster, ...]:
+    settings = {
+        "objective": "regression_l1", "num_leaves": _LEAVES, "learning_rate": _RATE, "min_data_in_leaf": 15,
+        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "deterministic": True,
+        "force_row_wise": True, "num_threads": 1, "verbosity": -1,
+    }  # fmt: skip
+    return tuple(
+        lgb.train(settings | {"seed": seed + number}, lgb.Dataset(columns, label=residual), num_boost_round=_TREES)
+        for number in range(BOOSTERS)
+    )
+
+
+def calibration_kernel(
+    errors_log: FloatArray, batch: FloatArray, deployment: npt.NDArray[np.str_]
+) -> CalibrationKernel:
+    """How held-out errors of a deployment hang together over its batches: the most likely kernel for N rows."""
+    members = [np.flatnonzero(deployment == name) for name in np.unique(deployment)]
+
+    def cost(flat: FloatArray) -> float:
+        kernel = _kernel(flat)
+        total = 0.0
+        for index in members:
+            between = kernel.covariance(batch[index], batch[index]) + kernel.noise_sd_log**2 * np.eye(len(index))
+            root = np.linalg.cholesky(between)
+            total += float(
+                np.log(np.diag(root)).sum() + 0.5 * np.square(np.linalg.solve(root, errors_log[index])).sum()
+            )
+        return total
+
+    start = np.log([0.15, 0.05, 2.0, 0.04])
+    bounds = [(np.log(low), np.log(high)) for low, high in _KERNEL_BOUNDS]
+    return _kernel(optimize.minimize(cost, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40}).x)
+
+
+def _kernel(flat: FloatArray) -> CalibrationKernel:
+    level, shape, length, noise = map(float, np.exp(flat))
+    return CalibrationKernel(level_sd_log=level, shape_sd_log=shape, length_log2_batch=length, noise_sd_log=noise)

@@ -1,0 +1,195 @@
+"""How well joules and watts of a steady run are foreseen for a curve, a model, a backbone or a GPU never seen.
+
+Rows are the runs of ML.ENERGY v3. A curve is one model on one task and GPU set over its batches; a backbone is all
+variants of one architecture and size. Groups are never split between folds. Readings of a held-out deployment are
+conditioned on as the operator does it (`energy.calibration`), with the kernel of the training folds; the baselines are
+shifted by the mean error of the same readings. *Designed* readings: the middle of the curve; a fifth in from both ends;
+both ends and the middle.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import baselines, calibration, data, estimate, evaluate, learned
+from wattkeeper.energy.baselines import Method, Rows
+from wattkeeper.energy.calibration import Reading
+from wattkeeper.energy.held_out import HeldOut
+from wattkeeper.energy.learned import IndexArray, Learned, Runs, Target
+
+MODEL, PRIOR, SHIPPED = "model", "fitted physics", "shipped"
+SPLITS = ("curve", "model", "backbone", "GPU")
+TARGETS: tuple[Target, ...] = ("J/token", "W per GPU")
+FOLDS = 5
+READINGS = (1, 2, 3)
+_SIGMAS = 1.645
+"""Of a 90 % interval after readings, where the kernel's deviations come from held-out errors."""
+FLOORS: Mapping[Target, float | None] = {"J/token": 96.0, "W per GPU": None}
+"""Interpolation inside a curve from all its other points, the smooth ceiling (there are no repeated runs)."""
+
+
+def _mean(train: Rows, test: Rows, _seed: int) -> FloatArray:
+    return np.full(len(test), float(np.exp(np.log(train.target).mean())))
+
+
+METHODS: dict[str, Method] = {
+    "mean": _mean,
+    "linear": baselines.linear,
+    "log-linear": baselines.log_linear,
+    "hardware": baselines.hardware,
+    "LightGBM": baselines.plain_trees,
+    "physics": baselines.physics,
+    SHIPPED: evaluate.METHODS["hybrid"],
+}
+"""`physics` is the catalogue's estimate as it is; `shipped` is that times the trees in the package."""
+WITH_INTERVAL = ("log-linear", "LightGBM")
+"""Baselines whose interval is reported beside the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The runs in the forms that the methods want, row by row the same."""
+
+    runs: Runs
+    rows: dict[Target, Rows]
+    groups: dict[str, pd.Series]
+
+
+def tables(folder: Path) -> Tables:
+    """Raises DataFileError: a data file is missing or not the expected one."""
+    table = data.load_ml_energy(folder)
+    table["data_parallel"] = data.columns(data.ML_ENERGY_V3, folder, numbers=("data_parallel",))["data_parallel"]
+    estimated = estimate.closed_loop_runs(table)
+    rows, kept = evaluate.rows_of(table, estimated, "joules_per_token")
+    watts, _ = evaluate.rows_of(table, estimated, "watts")
+    groups = {name: kept[f"group_{name}"] for name in ("curve", "model", "backbone")} | {"GPU": kept["gpu"]}
+    return Tables(runs=learned.runs_of(kept), rows={"J/token": rows, "W per GPU": watts}, groups=groups)
+
+
+def held_out(
+    folder: Path, *, seed: int, report: Callable[[str], None], splits: tuple[str, ...] = SPLITS
+) -> list[HeldOut]:
+    """All splits and targets, cold and after one to three readings. Raises DataFileError."""
+    given = tables(folder)
+    found = []
+    for split in splits:
+        for target in TARGETS:
+            report(f"{data.ML_ENERGY_V3.name}, {target}, unseen {split}")
+            found += _split(given, split, target, seed=seed)
+    return found
+
+
+def _split(given: Tables, split: str, target: Target, *, seed: int) -> list[HeldOut]:
+    groups = given.groups[split]
+    fold = evaluate.group_folds(groups, folds=min(FOLDS, groups.nunique()), seed=seed)
+    count = len(fold)
+    predicted = {name: np.zeros(count) for name in (MODEL, PRIOR, *METHODS)}
+    half = {name: np.zeros(count) for name in (MODEL, *WITH_INTERVAL)}
+    models: dict[int, Learned] = {}
+    for number in np.unique(fold):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        # Where two groups are all there is, the inner folds go by backbone.
+        by = groups if groups.iloc[train].nunique() >= learned.INNER_FOLDS else given.groups["backbone"]
+        inner = evaluate.group_folds(by.iloc[train], folds=learned.INNER_FOLDS, seed=seed)
+        model = models[int(number)] = learned.fit(given.runs[train], target, inner=inner, seed=seed)
+        held = given.runs[test]
+        answer = model.predict(held)
+        predicted[MODEL][test] = held.from_log(target, answer.log_value)
+        predicted[PRIOR][test] = held.from_log(target, answer.prior_log)
+        half[MODEL][test] = model.spread * answer.sd_log
+        rows = given.rows[target]
+        for name, method in METHODS.items():
+            predicted[name][test] = np.maximum(method(rows[train], rows[test], seed), 1e-9)
+        for name in WITH_INTERVAL:
+            half[name][test] = _constant_half_width(rows[train], METHODS[name], inner, seed=seed)
+    cold = HeldOut(
+        data=data.ML_ENERGY_V3.name,
+        target=target,
+        split=f"unseen {split}",
+        groups=groups.to_numpy(dtype=np.str_),
+        fold=fold,
+        measured=given.runs.measured(target),
+        predicted=predicted,
+        interval={name: _ends(predicted[name], half[name]) for name in half},
+        floor=FLOORS[target],
+        notes=(_lists(models),),
+    )
+    return [cold, *_calibrated(cold, given.runs, models, seed=seed)]
+
+
+def _lists(models: Mapping[int, Learned]) -> str:
+    names = [model.term_list for model in models.values()]
+    return "terms chosen on inner folds: " + ", ".join(f"{name} {names.count(name)}x" for name in sorted(set(names)))
+
+
+def _ends(middle: FloatArray, half_log: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return middle * np.exp(-half_log), middle * np.exp(half_log)
+
+
+def _constant_half_width(rows: Rows, method: Method, inner: IndexArray, *, seed: int) -> float:
+    misses = []
+    for number in np.unique(inner):
+        held = inner == number
+        found = np.maximum(method(rows[~held], rows[held], seed), 1e-9)
+        misses.append(np.abs(np.log(rows[held].target / found)))
+    return float(np.quantile(np.concatenate(misses), learned.COVERAGE))
+
+
+def _calibrated(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], *, seed: int) -> Iterator[HeldOut]:
+    for number in READINGS:
+        for kind in ("random", "designed"):
+            yield _after(cold, runs, models, number, kind, seed=seed)
+
+
+def _after(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], number: int, kind: str, *, seed: int) -> HeldOut:
+    """The rows that are left once each deployment with more rows gave `number` readings."""
+    rng = np.random.default_rng([seed, number])
+    deployments = runs.groups[:, 3]
+    predicted = {name: values.copy() for name, values in cold.predicted.items() if name != PRIOR}
+    half = np.zeros(len(runs))
+    left: list[int] = []
+    for name in np.unique(deployments):
+        index = np.flatnonzero(deployments == name)
+        index = index[np.argsort(runs.batch[index], kind="stable")]
+        if len(index) <= number:
+            continue
+        picked = rng.permutation(len(index))[:number] if kind == "random" else designed(len(index), number)
+        given, rest = index[picked], np.delete(index, picked)
+        left.extend(rest)
+        model = models[int(cold.fold[rest[0]])]
+        errors = np.log(cold.measured[given] / predicted[MODEL][given])
+        readings = [
+            Reading(batch=float(runs.batch[row]), error_log=float(error))
+            for row, error in zip(given, errors, strict=True)
+        ]
+        mean, sd = calibration.condition(model.kernel, readings, runs.batch[rest])
+        half[rest] = _SIGMAS * np.hypot(sd, model.kernel.noise_sd_log)
+        for method in predicted:
+            shift = np.log(cold.measured[given] / cold.predicted[method][given]).mean()
+            predicted[method][rest] *= np.exp(mean if method == MODEL else shift)
+    keep = np.sort(np.array(left, dtype=np.int_))
+    return HeldOut(
+        data=cold.data,
+        target=cold.target,
+        split=cold.split,
+        calibration=f"+{number} {kind}",
+        groups=cold.groups[keep],
+        fold=cold.fold[keep],
+        measured=cold.measured[keep],
+        predicted={name: values[keep] for name, values in predicted.items()},
+        interval={MODEL: _ends(predicted[MODEL][keep], half[keep])},
+        floor=cold.floor,
+    )
+
+
+def designed(count: int, number: int) -> IndexArray:
+    """Which of `count` points, sorted by batch, to measure when `number` may be."""
+    if number == 1:
+        return np.array([count // 2])
+    if number == 2:
+        return np.unique([round(0.2 * (count - 1)), round(0.8 * (count - 1))])
+    return np.unique([0, count // 2, count - 1])

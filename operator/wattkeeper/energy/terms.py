@@ -1,0 +1,130 @@
+"""What one step of a replica does, in seconds at the data sheet's figures: the terms of the fitted energy prior.
+
+Each term is the time that a step would take if it did nothing else, so that each has a plain physical scale, and all
+grow with the work. `textbook` terms follow from a model's config.json and a GPU's data sheet. `engine` terms stand for
+how the serving engine and its kernels behave; they were written down by people who had seen the measured table
+(ML.ENERGY v3), so that scores with them are reported beside scores without them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.physics import kv, roofline
+from wattkeeper.physics.architecture import ModelSpec, Precision
+from wattkeeper.physics.profile import GpuSpec
+
+Kind = Literal["textbook", "engine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """One replica: a model on GPUs that share its steps."""
+
+    model: ModelSpec
+    gpu: GpuSpec
+    gpus: int
+    data_parallel: int = 1
+    """Groups of GPUs that attend to sequences of their own; experts are shared by all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """N kinds of steps of a deployment; arrays (N,)."""
+
+    batch: FloatArray
+    """Decoding sequences of the replica."""
+    prefill_tokens: FloatArray
+    """Per step."""
+    context_tokens: FloatArray
+    """Mean resident tokens of a sequence."""
+    prompt_tokens: FloatArray
+    output_tokens: FloatArray
+    multimodal: FloatArray
+    """1 where requests carry images or video."""
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One part of a step."""
+
+    name: str
+    kind: Kind
+    description: str
+
+
+TERMS: tuple[Term, ...] = (
+    Term(name="step", kind="textbook", description="1 ms per step: the host's scheduling and launches"),
+    Term(name="layers", kind="textbook", description="20 us per layer: launches and small kernels"),
+    Term(name="dense_read", kind="textbook", description="bytes of weights that every token uses, over bandwidth"),
+    Term(name="expert_read", kind="textbook", description="bytes of the experts that the step's tokens choose"),
+    Term(name="kv_read", kind="textbook", description="KV bytes of the running sequences, windows and states seen"),
+    Term(name="decode_compute", kind="textbook", description="operations of the decoding tokens, over peak rate"),
+    Term(name="prefill_compute", kind="textbook", description="operations of prompt tokens, over peak rate"),
+    Term(name="collective_layers", kind="textbook", description="20 us per layer where several GPUs work on a step"),
+    Term(name="exchange", kind="textbook", description="activations between GPUs, over the link's bandwidth"),
+    Term(name="sequences", kind="textbook", description="20 us per sequence: sampling and the host's part"),
+    Term(name="requests", kind="textbook", description="5 ms per request that begins: admission and tokenisation"),
+    Term(name="media", kind="textbook", description="50 ms per beginning request with images or video"),
+    Term(name="media_prompt", kind="textbook", description="20 us per prompt token of requests with images or video"),
+    Term(name="expert_layers", kind="engine", description="20 us per layer with routed experts"),
+    Term(name="eight_bit_experts", kind="engine", description="0.1 ms per layer with routed experts in 8 bits"),
+    Term(name="state_layers", kind="engine", description="20 us per layer with a state (Mamba, linear attention)"),
+    Term(name="state_sequences", kind="engine", description="0.5 us per such layer and sequence"),
+    Term(name="four_bit_compute", kind="engine", description="decode operations of 4-bit weights, in bf16"),
+    Term(
+        name="small_tiles", kind="engine", description="decode operations while tiles are partly empty: root of batch"
+    ),
+    Term(name="data_parallel", kind="engine", description="operations where ranks attend to own sequences"),
+    Term(name="wide_host", kind="engine", description="20 us per sequence and further GPU: one host for all ranks"),
+)
+_FULL_TILE = 64.0
+"""Rows of a matrix tile: with as many sequences this term is as large as `decode_compute`."""
+NAMES = tuple(term.name for term in TERMS)
+TEXTBOOK = tuple(index for index, term in enumerate(TERMS) if term.kind == "textbook")
+
+
+def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
+    """Seconds of each term in each step; (N, len(TERMS)), zero where a deployment has no such part."""
+    model, gpu = deployment.model, deployment.gpu
+    ranks = deployment.gpus // deployment.data_parallel
+    own = steps.batch / deployment.data_parallel
+    tokens = steps.batch + steps.prefill_tokens
+    demand = kv.demand(model, tensor_parallel=ranks)
+    dense_bytes = max(model.weight_bytes - model.expert_bytes - model.embedding_bytes, 0.0)
+    touched = roofline.touched_share(model, tokens)
+    compute = roofline.compute_seconds(model, gpu, shards=deployment.gpus)
+    one = np.ones(len(steps))
+    beginning = steps.batch / steps.output_tokens
+    eight_bit = model.precision in (Precision.FP8, Precision.INT8)
+    four_bit = model.precision in (Precision.MXFP4, Precision.INT4)
+    wide = compute * float(four_bit)
+    columns = {
+        "step": 1e-3 * one,
+        "layers": 2e-5 * model.layers * one,
+        "dense_read": dense_bytes / (ranks * gpu.bandwidth_bytes_per_second) * one,
+        "expert_read": model.expert_bytes * touched / (deployment.gpus * gpu.bandwidth_bytes_per_second),
+        "kv_read": own * demand.step_bytes(steps.context_tokens) / gpu.bandwidth_bytes_per_second,
+        "decode_compute": compute * steps.batch,
+        "prefill_compute": compute * steps.prefill_tokens,
+        "collective_layers": 2e-5 * model.layers * (deployment.gpus > 1) * one,
+        "exchange": roofline.exchange_seconds(model, gpu, shards=deployment.gpus) * tokens,
+        "sequences": 2e-5 * steps.batch,
+        "requests": 5e-3 * beginning,
+        "media": 0.05 * beginning * steps.multimodal,
+        "media_prompt": 2e-5 * steps.prefill_tokens * steps.multimodal,
+        "expert_layers": 2e-5 * model.expert_layers * one,
+        "eight_bit_experts": 1e-4 * model.expert_layers * eight_bit * one,
+        "state_layers": 2e-5 * model.state_layers * one,
+        "state_sequences": 5e-7 * model.state_layers * steps.batch,
+        "four_bit_compute": wide * steps.batch,
+        "small_tiles": compute * np.sqrt(_FULL_TILE * steps.batch),
+        "data_parallel": compute * tokens * (deployment.data_parallel > 1),
+        "wide_host": 2e-5 * steps.batch * (deployment.gpus - 1),
+    }
+    return np.stack([columns[name] for name in NAMES], axis=1)
