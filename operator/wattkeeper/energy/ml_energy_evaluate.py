@@ -46,6 +46,8 @@ METHODS: dict[str, Method] = {
     SHIPPED: evaluate.METHODS["hybrid"],
 }
 """`physics` is the catalogue's estimate as it is; `shipped` is that times the trees in the package."""
+SHIFTED = ("log-linear", "LightGBM", "physics", SHIPPED)
+"""Methods that are shown after readings; the others predict in a unit in which a factor means nothing."""
 WITH_INTERVAL = ("log-linear", "LightGBM")
 """Baselines whose interval is reported beside the model's."""
 
@@ -85,7 +87,7 @@ def held_out(
 
 def _split(given: Tables, split: str, target: Target, *, seed: int) -> list[HeldOut]:
     groups = given.groups[split]
-    fold = evaluate.group_folds(groups, folds=min(FOLDS, groups.nunique()), seed=seed)
+    fold = np.asarray(evaluate.group_folds(groups, folds=min(FOLDS, groups.nunique()), seed=seed), dtype=np.int_)
     count = len(fold)
     predicted = {name: np.zeros(count) for name in (MODEL, PRIOR, *METHODS)}
     half = {name: np.zeros(count) for name in (MODEL, *WITH_INTERVAL)}
@@ -94,7 +96,7 @@ def _split(given: Tables, split: str, target: Target, *, seed: int) -> list[Held
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         # Where two groups are all there is, the inner folds go by backbone.
         by = groups if groups.iloc[train].nunique() >= learned.INNER_FOLDS else given.groups["backbone"]
-        inner = evaluate.group_folds(by.iloc[train], folds=learned.INNER_FOLDS, seed=seed)
+        inner = np.asarray(evaluate.group_folds(by.iloc[train], folds=learned.INNER_FOLDS, seed=seed), dtype=np.int_)
         model = models[int(number)] = learned.fit(given.runs[train], target, inner=inner, seed=seed)
         held = given.runs[test]
         answer = model.predict(held)
@@ -149,7 +151,7 @@ def _after(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], number: int
     """The rows that are left once each deployment with more rows gave `number` readings."""
     rng = np.random.default_rng([seed, number])
     deployments = runs.groups[:, 3]
-    predicted = {name: values.copy() for name, values in cold.predicted.items() if name != PRIOR}
+    predicted = {name: cold.predicted[name].copy() for name in (MODEL, *SHIFTED)}
     half = np.zeros(len(runs))
     left: list[int] = []
     for name in np.unique(deployments):
