@@ -60,8 +60,9 @@ def profile_of(
 def points(
     spec: api.InferenceServiceSpec, status: api.InferenceServiceStatus, profile: ServingProfile
 ) -> list[ReachablePoint]:
-    """All stable points within the SLO at which replicas have something to do: every replica count allowed, at shares of the measured rate.
+    """All stable points within the SLO at which replicas have something to do.
 
+    These are every replica count allowed, each at shares of the measured rate.
     Raises WattkeeperError: nothing was measured yet, or the service is idle.
     """
     observed = status.observed
