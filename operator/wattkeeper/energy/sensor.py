@@ -12,11 +12,10 @@ speaks:
 | stuck | the same watts for `STUCK_TICKS` while the predicted ones moved by `STUCK_MOVE_LOG` | 6, if the load moves |
 | jumped | `JUMP_LOG` away from the error so far at like load and setting | 2, while the load is steady |
 
-Where watts are averaged over n ticks, as a direct scrape does, it comes n ticks later, and a change of setting or a refit
-meanwhile costs `SETTLE_TICKS` more. Readings are told to be learnt only when
-nothing speaks against them: one that equals the reading before waits until the watts move, one that is off by more than
-`STRANGE_LOG` waits `HOLD_TICKS`; a fault that is confirmed meanwhile drops them. Trust comes back after `REGAIN_TICKS`
-without a violation.
+Where watts are averaged over n ticks, as a direct scrape does, it comes n ticks later, and a change of setting or a
+refit meanwhile costs `SETTLE_TICKS` more. Readings are told to be learnt only when nothing speaks against them: one
+that equals the reading before waits until the watts move, one that is off by more than `STRANGE_LOG` waits
+`HOLD_TICKS`; a fault that is confirmed meanwhile drops them. Trust comes back after `REGAIN_TICKS` without a violation.
 
 Errors are natural logarithms of measured over predicted watts, so a change of load that the model follows cancels out.
 A step below `JUMP_LOG` (a factor of 1.57) is a bias to be learnt. With noise of 5 % the threshold lies 8 standard
