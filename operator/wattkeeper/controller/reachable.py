@@ -62,8 +62,7 @@ def points(
 ) -> list[ReachablePoint]:
     """All stable points within the SLO at which replicas have something to do.
 
-    They are every replica count that is allowed, at shares of the measured rate.
-
+    These are every replica count allowed, each at shares of the measured rate.
     Raises WattkeeperError: nothing was measured yet, or the service is idle.
     """
     observed = status.observed

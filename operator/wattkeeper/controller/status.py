@@ -103,7 +103,7 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
             type_,
             _FALSE,
             state.sensor.fault.value,
-            f"{state.sensor.message}. Nothing is learnt of such readings; wider latency margins decide until the "
+            f"{state.sensor.message} Nothing is learnt of such readings; wider latency margins decide until the "
             "sensor is sane again",
         )
     if not state.correction.trusted:

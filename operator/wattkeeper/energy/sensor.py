@@ -9,13 +9,13 @@ speaks:
 | negative | a GPU below zero | 2 |
 | above limit | a GPU above `ABOVE_LIMIT` times its card's limit | 2 |
 | zero | a serving GPU below `ZERO_SHARE` of its idle power | 2 |
-| stuck | the same watts for `STUCK_TICKS` while the predicted ones moved by `STUCK_MOVE_LOG` | 6, once load moves |
+| stuck | the same watts for `STUCK_TICKS` while the predicted ones moved by `STUCK_MOVE_LOG` | 6, if the load moves |
 | jumped | `JUMP_LOG` away from the error so far at like load and setting | 2, while the load is steady |
 
-(two readings of an exporter that averages over n ticks come n ticks later). Readings are told to be learnt only when
-nothing speaks against them: one that equals the reading before waits until the watts move, one that is off by more than
-`STRANGE_LOG` waits `HOLD_TICKS`; a fault that is confirmed meanwhile drops them. Trust comes back after `REGAIN_TICKS`
-without a violation.
+Where watts are averaged over n ticks, as a direct scrape does, it comes n ticks later, and a change of setting or a
+refit meanwhile costs `SETTLE_TICKS` more. Readings are told to be learnt only when nothing speaks against them: one
+that equals the reading before waits until the watts move, one that is off by more than `STRANGE_LOG` waits
+`HOLD_TICKS`; a fault that is confirmed meanwhile drops them. Trust comes back after `REGAIN_TICKS` without a violation.
 
 Errors are natural logarithms of measured over predicted watts, so a change of load that the model follows cancels out.
 A step below `JUMP_LOG` (a factor of 1.57) is a bias to be learnt. With noise of 5 % the threshold lies 8 standard
@@ -288,7 +288,7 @@ def _missing(sensor: Sensor, tick: SensorTick) -> _Violation | None:
     known = sum(each is not None and math.isfinite(each) for each in tick.watts_by_gpu)
     return Fault.MISSING, (
         f"{known} of {tick.expected_gpus} GPUs show watts, all did before: see the exporter on their nodes, and "
-        "whether its series name the GPU's pod"
+        "whether its series name the GPU's pod."
     )
 
 
@@ -300,7 +300,7 @@ def _negative(_sensor: Sensor, tick: SensorTick) -> _Violation | None:
     lowest = min(_finite(tick), default=0.0)
     if lowest >= 0.0:
         return None
-    return Fault.NEGATIVE, f"a GPU shows {lowest:.0f} W: no power is below zero, see the exporter on its node"
+    return Fault.NEGATIVE, f"a GPU shows {lowest:.0f} W: no power is below zero, see the exporter on its node."
 
 
 def _above_limit(_sensor: Sensor, tick: SensorTick) -> _Violation | None:
@@ -319,7 +319,7 @@ def _zero(_sensor: Sensor, tick: SensorTick) -> _Violation | None:
         return None
     return Fault.ZERO, (
         f"a GPU shows {lowest:.0f} W while tokens are made, and draws about {tick.idle_watts:.0f} W even when idle: "
-        "restart the exporter on its node"
+        "restart the exporter on its node."
     )
 
 
@@ -335,7 +335,7 @@ def _stuck(sensor: Sensor, tick: SensorTick) -> _Violation | None:
         return None
     return Fault.STUCK, (
         f"measured power stays at {run.watts:.0f} W while the load moves (predicted {run.low_watts:.0f} to "
-        f"{run.high_watts:.0f} W): restart the exporter on these nodes"
+        f"{run.high_watts:.0f} W): restart the exporter on these nodes."
     )
 
 
