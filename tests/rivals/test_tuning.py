@@ -70,6 +70,16 @@ def test_looks_beyond_a_stretch_where_nothing_changes():
     assert found.energy_joules == 8.1
 
 
+def test_narrowing_looks_beyond_a_stretch_where_nothing_changes():
+    def evaluate(parameters):
+        target = parameters["target"]
+        return (10.0 + 0.001 * target if target <= 4.0 else 8.0 - 0.01 * target), 0.99 if target <= 16.0 else 0.7
+
+    grid = {"target": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 205.0, 256.0)}
+    found = tune(defaults={"target": 2.0}, grid=grid, evaluate=evaluate, goal=0.95, evaluations=12)
+    assert found.parameters == {"target": 16.0}
+
+
 def test_one_parameter_after_the_other():
     made = Made(limit=0.6)
     found = tune(

@@ -100,9 +100,16 @@ def _narrowed(search: "_Search", start: Trial, name: str, values: tuple[float, .
                 found[index] = trial
         leader = min(found, key=lambda index: (search.rank(found[index]), index))
         best = min(best, found[leader], key=search.rank)
-        below = [index for index in found if index < leader]
-        above = [index for index in found if index > leader]
-        low, high = _between(max(below, default=leader), leader, min(above, default=leader))
+        # As good as the leader is a whole stretch where nothing changes: the edge lies beyond its ends.
+        first = last = leader
+        while first - 1 in found and search.alike(found[first - 1], found[leader]):
+            first -= 1
+        while last + 1 in found and search.alike(found[last + 1], found[leader]):
+            last += 1
+        below = max((index for index in found if index < first), default=first)
+        above = min((index for index in found if index > last), default=last)
+        # The middles of the two gaps beside it; known values where a gap is closed.
+        low, high = first - (first - below) // 2, last + (above - last) // 2
     return best
 
 
@@ -148,11 +155,6 @@ def _stepped(parameters: Parameters, name: str, values: tuple[float, ...], step:
     at = parameters[name]
     index = bisect.bisect_right(values, at) if step > 0 else bisect.bisect_left(values, at) - 1
     return {**parameters, name: values[index]} if 0 <= index < len(values) else None
-
-
-def _between(below: int, leader: int, above: int) -> tuple[int, int]:
-    """The middles of the two gaps beside the leader; the leader itself where a gap is closed."""
-    return leader - (leader - below) // 2, leader + (above - leader) // 2
 
 
 @dataclass
