@@ -26,6 +26,7 @@ class Part(StrEnum):
     """Which measured data."""
 
     RUNS = "runs"
+    OPEN = "open"
     CAPS = "caps"
 
 
@@ -39,7 +40,10 @@ Page = Annotated[
 def energy(
     data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
     part: Annotated[
-        list[Part] | None, typer.Option(help="runs: ML.ENERGY's steady runs; caps: power limits. Left out: all.")
+        list[Part] | None,
+        typer.Option(
+            help="runs: ML.ENERGY's steady runs; open: NLR's runs at a rate; caps: power limits. Left out: all."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, readings and trees.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
@@ -47,14 +51,18 @@ def energy(
 ) -> None:
     """Foresee joules, watts and capped throughput of groups never seen, beside all baselines. Takes some minutes."""
     # Imported here: the other commands shall not wait for LightGBM and scipy.
-    from wattkeeper.energy import caps_evaluate, ml_energy_evaluate
+    from wattkeeper.energy import caps_evaluate, ml_energy_evaluate, nlr_evaluate
 
     folder, progress = data_folder(data), Console(stderr=True)
 
     def report(line: str) -> None:
         progress.print(line, style="dim", highlight=False)
 
-    parts = {Part.RUNS: ml_energy_evaluate.held_out, Part.CAPS: caps_evaluate.held_out}
+    parts = {
+        Part.RUNS: ml_energy_evaluate.held_out,
+        Part.OPEN: nlr_evaluate.held_out,
+        Part.CAPS: caps_evaluate.held_out,
+    }
     found = [held for name in part or list(Part) for held in parts[name](folder, seed=seed, report=report)]
     _show(found, output=output, page=page, name="evaluate energy")
 

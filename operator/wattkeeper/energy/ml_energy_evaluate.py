@@ -18,6 +18,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import baselines, calibration, data, estimate, evaluate, learned
 from wattkeeper.energy.baselines import Method, Rows
 from wattkeeper.energy.calibration import Reading
+from wattkeeper.energy.half_width import half_width
 from wattkeeper.energy.held_out import HeldOut
 from wattkeeper.energy.learned import IndexArray, Learned, Runs, Target
 
@@ -107,7 +108,7 @@ def _split(given: Tables, split: str, target: Target, *, seed: int) -> list[Held
         for name, method in METHODS.items():
             predicted[name][test] = np.maximum(method(rows[train], rows[test], seed), 1e-9)
         for name in WITH_INTERVAL:
-            half[name][test] = _constant_half_width(rows[train], METHODS[name], inner, seed=seed)
+            half[name][test] = half_width(rows[train], METHODS[name], inner, seed=seed)
     cold = HeldOut(
         data=data.ML_ENERGY_V3.name,
         target=target,
@@ -130,15 +131,6 @@ def _lists(models: Mapping[int, Learned]) -> str:
 
 def _ends(middle: FloatArray, half_log: FloatArray) -> tuple[FloatArray, FloatArray]:
     return middle * np.exp(-half_log), middle * np.exp(half_log)
-
-
-def _constant_half_width(rows: Rows, method: Method, inner: IndexArray, *, seed: int) -> float:
-    misses = []
-    for number in np.unique(inner):
-        held = inner == number
-        found = np.maximum(method(rows[~held], rows[held], seed), 1e-9)
-        misses.append(np.abs(np.log(rows[held].target / found)))
-    return float(np.quantile(np.concatenate(misses), learned.COVERAGE))
 
 
 def _calibrated(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], *, seed: int) -> Iterator[HeldOut]:
