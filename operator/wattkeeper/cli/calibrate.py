@@ -68,7 +68,7 @@ def calibrate(
     namespace, separator, name = service.partition("/")
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
-    objects = _from_cluster(namespace, name, kubeconfig, context) if status is None else _from_file(status)
+    objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
     found = advice(service, objects, EnergyModel.load(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
@@ -78,18 +78,8 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
     Raises WattkeeperError: the service is not among them, or its status does not tell what is needed.
     """
-    namespace, _, name = service.partition("/")
-    body = next((item for item in objects if _is(item, "InferenceService", namespace, name)), None)
-    if body is None:
-        raise WattkeeperError(f"there is no InferenceService {service} among {len(objects)} objects")
-    try:
-        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
-        spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
-        kept_by = live.profile.model_profile
-        owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
-        profile = None if owner is None else ModelProfile.model_validate({"status": {}, **owner})
-    except pydantic.ValidationError as error:
-        raise WattkeeperError(f"{service} or its ModelProfile is not of this version of wattkeeper: {error}") from error
+    spec, live, profile = parsed(service, objects)
+    kept_by = live.profile.model_profile
     held = [live.memory.calibration] if live.memory.calibration is not None else []
     if profile is not None:
         held = [*profile.status.calibrations, *held]
@@ -111,6 +101,35 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         half_width_log=next_readings.half_width_log(energy.kernel, readings, batch, weights),
         suggestions=tuple(_worth_it(energy.kernel, readings, points)),
     )
+
+
+def parsed(
+    service: str, objects: Sequence[dict[str, Any]]
+) -> tuple[api.InferenceServiceSpec, api.InferenceServiceStatus, ModelProfile | None]:
+    """Spec and status of the service, and the ModelProfile that keeps its readings.
+
+    Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
+    """
+    namespace, _, _ = service.partition("/")
+    body = service_in(service, objects)
+    try:
+        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
+        spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
+        kept_by = live.profile.model_profile
+        owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
+        profile = None if owner is None else ModelProfile.model_validate({"status": {}, **owner})
+    except pydantic.ValidationError as error:
+        raise WattkeeperError(f"{service} or its ModelProfile is not of this version of wattkeeper: {error}") from error
+    return spec, live, profile
+
+
+def service_in(service: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The InferenceService NAMESPACE/NAME among objects. Raises WattkeeperError: it is not among them."""
+    namespace, _, name = service.partition("/")
+    body = next((item for item in objects if _is(item, "InferenceService", namespace, name)), None)
+    if body is None:
+        raise WattkeeperError(f"there is no InferenceService {service} among {len(objects)} objects")
+    return body
 
 
 def _worth_it(
@@ -194,17 +213,21 @@ def _is(item: dict[str, Any], kind: str, namespace: str, name: str | None) -> bo
     return (item.get("kind"), meta.get("namespace"), meta.get("name")) == (kind, namespace, name)
 
 
-def _from_cluster(namespace: str, name: str, kubeconfig: str | None, context: str | None) -> list[dict[str, Any]]:
+def from_cluster(
+    namespace: str, name: str, kubeconfig: str | None, context: str | None, *, with_profile: bool = True
+) -> list[dict[str, Any]]:
+    """The InferenceService and, where wanted, the ModelProfile that keeps its readings."""
     api_server = kube.Kube(api=kube.load_client(kubeconfig, context))
     body = {**api_server.get(kube.service_path(namespace, name)), "kind": "InferenceService"}
     profile = ((body.get("status") or {}).get("profile") or {}).get("modelProfile")
-    if profile is None:
+    if profile is None or not with_profile:
         return [body]
     path = kube.path_of("modelprofiles", group=GROUP, version=VERSION, namespace=namespace, name=profile)
     return [body, {**api_server.get(path), "kind": "ModelProfile"}]
 
 
-def _from_file(path: Path) -> list[dict[str, Any]]:
+def from_file(path: Path) -> list[dict[str, Any]]:
+    """All objects of a file that kubectl wrote. Raises WattkeeperError: it is none."""
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
