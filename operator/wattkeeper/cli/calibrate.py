@@ -80,16 +80,13 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
     """
     spec, live, profile = parsed(service, objects)
     kept_by = live.profile.model_profile
-    held = [live.memory.calibration] if live.memory.calibration is not None else []
-    if profile is not None:
-        held = [*profile.status.calibrations, *held]
     measured = None if profile is None or kept_by is None else (kept_by, profile.spec)
     points = reachable.points(spec, live, reachable.profile_of(spec, live, measured))
     if not points:
         raise WattkeeperError(
             f"no operating point of {service} meets its SLO with the bounds of its levers: see `wattkeeper explain`"
         )
-    readings, note = _readings(held, live.applied.engine.kv_cache_dtype or "auto", energy.version)
+    readings, note = readings_of(live, profile, energy.version)
     batch, weights = np.array([point.batch for point in points]), np.ones(len(points))
     return Advice(
         service=service,
@@ -146,7 +143,13 @@ def _worth_it(
         yield suggestion
 
 
-def _readings(held: Sequence[CalibrationStatus], dtype: str, version: str) -> tuple[tuple[Reading, ...], str]:
+def readings_of(
+    status: api.InferenceServiceStatus, profile: ModelProfile | None, version: str
+) -> tuple[tuple[Reading, ...], str]:
+    """Live readings that hold for this service and energy model, and why others that are there are not used."""
+    held = [] if profile is None else [*profile.status.calibrations]
+    held += [status.memory.calibration] if status.memory.calibration is not None else []
+    dtype = status.applied.engine.kv_cache_dtype or "auto"
     of_type = [item for item in held if item.kv_cache_dtype == dtype]
     usable = next((item for item in of_type if item.energy_model == version), None)
     if usable is None:

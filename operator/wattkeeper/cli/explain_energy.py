@@ -15,6 +15,7 @@ from wattkeeper.controller import reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Slo
 from wattkeeper.energy import contributions, factors, points
+from wattkeeper.energy.calibration import Calibration
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, State
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.planner import front, words
@@ -47,13 +48,15 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyExplained:
-    """Watts of the plan against those of what is in place, by the model before live readings, and the options."""
+    """Watts of the plan against those of what is in place, and the options."""
 
     service: str
     energy_model: str
     slo: Slo
     watts: float
     in_place_watts: float
+    live_readings: float
+    """What live readings add to ln(watts / watts in place) beside the shares: they correct the model by batch."""
     shares: tuple[Share, ...]
     factors: tuple[tuple[str, str, float], ...]
     """Of the learned part: factor, dimension, share of ln(watts); largest first."""
@@ -68,7 +71,9 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     spec, status, owner = calibrate.parsed(service, objects)
     measured = None if owner is None else (status.profile.model_profile or "", owner.spec)
     profile = reachable.profile_of(spec, status, measured)
-    request = restated.request(service, spec, status, profile)
+    readings, _ = calibrate.readings_of(status, owner, energy.version)
+    calibration = Calibration(kernel=energy.kernel, readings=readings) if readings else None
+    request = restated.request(service, spec, status, profile, calibration=calibration)
     search = examine([request], energy=energy, settings=PlannerSettings())[0].search
     if search is None or search.error:
         why = search.error if search is not None else "a guard holds it, no candidates are weighed"
@@ -91,6 +96,8 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
         )
         for index, cause in enumerate(CAUSES)
     ]
+    in_place_watts = next(option.watts for option in options if option.in_place)
+    watts = next((option.watts for option in options if option.planned), in_place_watts)
     trees = (energy.learned_by_factor(after.points) - energy.learned_by_factor(before.points))[0]
     named = [
         (each.name, each.dimension.value, float(value)) for each, value in zip(factors.FACTORS, trees, strict=True)
@@ -99,8 +106,9 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
         service=service,
         energy_model=energy.version,
         slo=request.slo,
-        watts=float(whole.watts[0]),
-        in_place_watts=float(whole.reference_watts[0]),
+        watts=watts,
+        in_place_watts=in_place_watts,
+        live_readings=math.log(watts / in_place_watts) - math.log(float(whole.watts[0] / whole.reference_watts[0])),
         shares=tuple(sorted(shares, key=lambda share: -abs(share.total))),
         factors=tuple(sorted(named, key=lambda item: -abs(item[2]))),
         options=tuple(options),
@@ -124,6 +132,7 @@ def facts(found: EnergyExplained) -> dict[str, Any]:
         "energyModel": found.energy_model,
         "watts": found.watts,
         "inPlaceWatts": found.in_place_watts,
+        "liveReadings": found.live_readings,
         "dimensions": {
             dimension.value: {
                 "physics": sum(share.physics for share in found.shares if share.dimension == dimension.value),
@@ -143,7 +152,7 @@ def lines(found: EnergyExplained) -> Iterator[str]:
     change = math.log(found.watts / found.in_place_watts)
     yield (
         f"  energy:        {words.watts(found.watts)} planned against {words.watts(found.in_place_watts)} in place "
-        f"({math.expm1(change):+.1%}), by {found.energy_model} before live readings"
+        f"({math.expm1(change):+.1%}), by {found.energy_model}"
     )
     if abs(change) < _LEAST_SHARE_LOG and all(abs(share.total) < _LEAST_SHARE_LOG for share in found.shares):
         yield "    the plan is what is in place: nothing moves the watts"

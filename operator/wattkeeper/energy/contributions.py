@@ -75,7 +75,7 @@ CAUSES: tuple[Cause, ...] = tuple(
         ("busy_share", _SCHEDULING, "1", "share of time an iteration runs"),
         ("deployment", _SYSTEM, "", "model, GPU and GPUs per replica"),
         ("replicas", _SYSTEM, "1", "replicas of the service"),
-        ("clock_ratio", _SYSTEM, "1", "GPU clock over its highest"),
+        ("clock_ratio", _SYSTEM, "1", "effective GPU clock (lock, or what a cap leaves) over its highest"),
         ("power_limit", _SYSTEM, "1", "power limit over the rated power"),
         ("prompt_tokens", _WORKLOAD, "tokens", "prompt tokens computed per request"),
         ("output_tokens", _WORKLOAD, "tokens", "output tokens per request"),
