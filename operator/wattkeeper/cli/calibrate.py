@@ -14,7 +14,6 @@ import yaml
 
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.base import GROUP, VERSION
-from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
 from wattkeeper.cli.errors import explained
 from wattkeeper.cli.explain import Form

@@ -28,6 +28,7 @@ from wattkeeper.physics.profile import ServingProfile
 DIMENSIONS = tuple(Dimension)
 _Item = TypeVar("_Item")
 _TINY = 1e-12
+_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ CAUSES: tuple[Cause, ...] = tuple(
     for name, dimension, unit, description in (
         ("kv_bytes_per_token", _KV, "bytes", "KV-cache bytes of one token"),
         ("kv_capacity_tokens", _KV, "tokens", "what the KV cache of a replica holds"),
-        ("kv_residency", _KV, "1", "resident tokens over what lengths and batch imply"),
+        ("kv_residency_ratio", _KV, "1", "resident tokens over what lengths and batch imply"),
         ("batch", _SCHEDULING, "sequences", "sequences decoding together"),
         ("prefill_ratio", _SCHEDULING, "1", "prompt tokens per iteration over what lengths and batch imply"),
         ("step_ratio", _SCHEDULING, "1", "iteration time over that of the physical step model"),
@@ -160,7 +161,7 @@ def _values(state: State) -> list[FloatArray]:
     values = {
         "kv_bytes_per_token": np.full_like(batch, profile.kv_bytes_per_token * profile.gpus_per_replica),
         "kv_capacity_tokens": points.kv_capacity_tokens,
-        "kv_residency": points.kv_tokens / kv_implied,
+        "kv_residency_ratio": points.kv_tokens / kv_implied,
         "batch": batch,
         "prefill_ratio": points.prefill_tokens / prefill_implied,
         "step_ratio": np.where(known, points.step_seconds / _step_seconds(points), 1.0),
@@ -173,7 +174,8 @@ def _values(state: State) -> list[FloatArray]:
         "output_tokens": points.output_tokens,
         "multimodal": points.multimodal,
     }
-    return [values[name] for name in NAMES]
+    # Rounded, so that the last bits of a ratio are not taken for a difference.
+    return [np.round(values[name], _DIGITS) if name.endswith("_ratio") else values[name] for name in NAMES]
 
 
 def _state(profile: ServingProfile, values: Sequence[FloatArray]) -> State:
@@ -184,7 +186,7 @@ def _state(profile: ServingProfile, values: Sequence[FloatArray]) -> State:
         profile=_with_kv_bytes(profile, float(of["kv_bytes_per_token"][0])),
         batch=of["batch"],
         prefill_tokens=of["prefill_ratio"] * prefill_implied,
-        kv_tokens=of["kv_residency"] * kv_implied,
+        kv_tokens=of["kv_residency_ratio"] * kv_implied,
         step_seconds=np.ones_like(of["batch"]),
         clock_ratio=of["clock_ratio"],
         limit_watts=of["power_limit"] * profile.gpu.tdp_watts,
