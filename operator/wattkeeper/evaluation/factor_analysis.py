@@ -2,8 +2,8 @@
 
 Three views of the same runs, each with a 90 % interval from a bootstrap over backbones:
 contributions of the shipped model's prediction of each run against one typical run (`energy.contributions`);
-TreeSHAP of its learned part by factor; and, without any physics, what a plain LightGBM loses on backbones it has not
-seen where the columns of one dimension are shuffled among the held-out rows (permutation importance, Breiman 2001).
+TreeSHAP of its learned part by factor; and, without any physics, what a plain LightGBM loses on models it has not seen
+where the columns of one dimension are shuffled among the held-out rows (permutation importance, Breiman 2001).
 
 All of it is association in these data: nobody turned one knob and held the others.
 """
@@ -61,9 +61,9 @@ class TargetAnalysis:
     interactions: FloatArray
     """(4, 4): mean |Shapley interaction| in ln units, in the order of `DIMENSIONS`."""
     lost: dict[str, Interval]
-    """By dimension: points of 100 - MAPE that a plain LightGBM loses on unseen backbones with its columns shuffled."""
-    score: float
-    """100 - MAPE of that LightGBM before, percent."""
+    """By dimension: what shuffling its columns adds to `error_log` of a plain LightGBM."""
+    error_log: float
+    """Mean |ln(measured / predicted)| of that LightGBM on models it has not seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def analyse(folder: Path, *, seed: int = 0, report: Callable[[str], None] = lamb
         report(f"{target}: contributions of {len(rows)} runs")
         by_cause, interactions = _contributions(parts, typical, target, energy)
         report(f"{target}: permutation check")
-        score, lost = _permuted(rows, kept["group_backbone"], codes, draws, seed=seed)
+        error_log, lost = _permuted(rows, kept["group_model"], codes, draws, seed=seed)
         targets.append(
             TargetAnalysis(
                 target=target,
@@ -116,7 +116,7 @@ def analyse(folder: Path, *, seed: int = 0, report: Callable[[str], None] = lamb
                 ),
                 interactions=np.abs(interactions).mean(axis=0),
                 lost=lost,
-                score=score,
+                error_log=error_log,
             )
         )  # fmt: skip
     report("TreeSHAP of the learned part")
@@ -190,7 +190,7 @@ def _contributions(
 def _permuted(
     rows: Rows, groups: pd.Series, codes: IndexArray, draws: FloatArray, *, seed: int
 ) -> tuple[float, dict[str, Interval]]:
-    """Score of the plain trees on unseen groups, and what shuffling the columns of each dimension costs them."""
+    """Error of the plain trees on unseen groups, and what shuffling the columns of each dimension adds to it."""
     fold = evaluate.group_folds(groups, folds=_FOLDS, seed=seed)
     rng = np.random.default_rng(seed)
     kept = {
@@ -212,11 +212,11 @@ def _permuted(
             raw=np.vstack([test.raw, *(each.raw for _, each in shuffled)]),
         )
         answers = np.split(baselines.plain_trees(train, asked, seed), 1 + len(shuffled))
-        error[held] = np.abs(answers[0] / test.target - 1.0)
+        error[held] = np.abs(np.log(answers[0] / test.target))
         for (dimension, _), answer in zip(shuffled, answers[1:], strict=True):
-            worse[dimension][held] += np.abs(answer / test.target - 1.0) / _SHUFFLES
-    lost = {dimension.value: _interval(100.0 * (worse[dimension] - error), codes, draws) for dimension in DIMENSIONS}
-    return float(100.0 * (1.0 - error.mean())), lost
+            worse[dimension][held] += np.abs(np.log(answer / test.target)) / _SHUFFLES
+    lost = {dimension.value: _interval(worse[dimension] - error, codes, draws) for dimension in DIMENSIONS}
+    return float(error.mean()), lost
 
 
 def _shuffled(rows: Rows, columns: Sequence[int], rng: np.random.Generator) -> Rows:
