@@ -8,7 +8,7 @@ where the columns of one dimension are shuffled among the held-out rows (permuta
 All of it is association in these data: nobody turned one knob and held the others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,8 +137,20 @@ def analyse(folder: Path, *, seed: int = 0, report: Callable[[str], None] = lamb
         typical=_words(kept.iloc[typical]),
         targets=tuple(targets),
         learned=learned,
-        never_moved=tuple((each.name, each.dimension.value, each.reason) for each in factors.UNLEARNED_FACTORS),
+        never_moved=(*_constant(targets), *_UNLEARNED),
     )
+
+
+_UNLEARNED = tuple((each.name, each.dimension.value, each.reason) for each in factors.UNLEARNED_FACTORS)
+
+
+def _constant(targets: Sequence[TargetAnalysis]) -> Iterator[tuple[str, str, str]]:
+    """Causes that move no target, as far as no factor tells it."""
+    told = {name for name, _, _ in _UNLEARNED}
+    moving = {each.name for target in targets for each in target.causes if each.size.mean > 0}
+    for cause in CAUSES:
+        if cause.name not in moving | told:
+            yield cause.name, cause.dimension.value, f"{cause.description}: constant in these runs"
 
 
 def _sorted(moved: Iterable[Moved]) -> tuple[Moved, ...]:

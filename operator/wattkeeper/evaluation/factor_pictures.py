@@ -9,6 +9,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patches
 
 from wattkeeper.energy.contributions import DIMENSIONS
 from wattkeeper.evaluation.factor_analysis import FactorAnalysis, Moved, TargetAnalysis
@@ -26,7 +27,7 @@ def draw(found: FactorAnalysis, folder: Path) -> list[Path]:
     for panel, target in zip(axes, found.targets, strict=False):
         _bars(panel, target.causes, f"{target.target}: prediction, by cause")
     _bars(axes[2], found.learned, "W per GPU: learned part, by factor")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in _COLOURS.values()]
+    handles = [patches.Patch(color=colour) for colour in _COLOURS.values()]
     bars.legend(handles, list(_COLOURS), loc="outside lower center", ncols=len(_COLOURS), frameon=False)
     heat, panels = plt.subplots(1, len(found.targets), figsize=(10.5, 4.4), constrained_layout=True)
     for panel, target in zip(panels, found.targets, strict=True):

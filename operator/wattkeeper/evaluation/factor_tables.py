@@ -14,8 +14,8 @@ _LEAST_LOG = 5e-4
 def summary(found: FactorAnalysis) -> str:
     """What the tables rest on."""
     return (
-        f"{found.rows} runs of {found.data} ({found.groups} backbones), model {found.energy_model}, each compared with a "
-        f"typical run: {found.typical}. Mean size over runs of what each part does, as the change it makes alone; in "
+        f"{found.rows} runs of {found.data} ({found.groups} backbones), model {found.energy_model}, each compared with "
+        f"a typical run: {found.typical}. Mean size over runs of what each part does, as the change it makes alone; in "
         "brackets the 90 % interval of a bootstrap over backbones."
     )
 
@@ -37,7 +37,7 @@ def tables(found: FactorAnalysis) -> list[Table]:
         Table(
             key="never-moved",
             title="What these data say nothing about",
-            note="Contributions of these are zero here because the data do not vary them, not because they do nothing.",
+            note="These have no contribution of their own here because the data do not vary them, not because they do nothing.",
             columns=("factor", "dimension", "why"),
             rows=found.never_moved,
         )
@@ -66,7 +66,9 @@ def _dimensions(found: FactorAnalysis) -> Table:
             f"among the held-out runs; its error before is {errors}."
         ),
         columns=(
-            "dimension", *(f"{each.target}, contribution" for each in first), *(f"{each.target}, check" for each in first)
+            "dimension",
+            *(f"{each.target}, contribution" for each in first),
+            *(f"{each.target}, check" for each in first),
         ),
         rows=tuple(
             (
