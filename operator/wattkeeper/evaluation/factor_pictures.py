@@ -51,6 +51,16 @@ def _bars(axes: Any, moved: tuple[Moved, ...], title: str) -> None:
     axes.barh(at, mean, color=[_COLOURS[each.dimension] for each in shown])
     spread = np.maximum(np.stack([mean - ends[0], ends[1] - mean]), 0.0)
     axes.errorbar(mean, at, xerr=spread, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+    for height, value, end in zip(at, mean, ends[1], strict=True):
+        axes.annotate(
+            f"{value:.3g} %",
+            (max(value, end), height),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.margins(x=0.16)
     axes.set_yticks(at, [each.name for each in shown], fontsize=9)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("mean size, % of the value (90 % interval)")
