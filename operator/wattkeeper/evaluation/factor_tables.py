@@ -37,7 +37,7 @@ def tables(found: FactorAnalysis) -> list[Table]:
         Table(
             key="never-moved",
             title="What these data say nothing about",
-            note="None has a contribution of its own: the data do not vary them. That is not to say that they do nothing.",
+            note="No contribution of their own: the data do not vary them. That is not to say they do nothing.",
             columns=("factor", "dimension", "why"),
             rows=found.never_moved,
         )
