@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 from wattkeeper.bench import energy
 
 
@@ -7,3 +8,34 @@ def test_every_size_is_measured():
     assert all(cost.model_seconds > 0.0 and cost.physics_seconds > 0.0 for cost in found.costs)
     assert 0 < found.file_bytes < 5_000_000
     assert energy.table(found).row_count == 2
+=======
+import json
+
+from typer.testing import CliRunner
+
+from wattkeeper.bench import energy
+from wattkeeper.cli.main import app
+
+
+def test_a_small_fleet_is_timed_as_asked():
+    told = []
+    found = energy.run(services=30, candidates=20, repeats=3, tell=told.append)
+    assert len(found.pass_seconds) == 3 and found.median_seconds > 0
+    assert found.model_bytes > 0 and found.energy_model.startswith("energy-")
+    assert "30 services x 20 candidates" in found.line()
+    assert told[-1] == "pass 3 of 3"
+
+
+def test_all_candidates_get_watts():
+    model = energy.EnergyModel.load()
+    queries = energy._queries(20)
+    assert len({query.profile for query in queries}) == len(energy._DEPLOYMENTS)
+    for predicted in model.watts(queries):
+        assert predicted.watts.shape == (20,) and (predicted.watts > 0).all()
+
+
+def test_the_command_as_json():
+    answer = CliRunner().invoke(app, "bench energy --services 8 --candidates 10 --repeats 1 --output json".split())
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["services"] == 8
+>>>>>>> dexplain2

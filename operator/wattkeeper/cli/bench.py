@@ -72,6 +72,35 @@ def scale(
 
 @_commands.command()
 @explained
+def energy(
+    services: Annotated[int, typer.Option(min=1, help="Services of the fleet.")] = 1000,
+    candidates: Annotated[int, typer.Option(min=1, help="Short-listed candidates of each.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes to time.")] = 9,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Say what the energy predictions of a fleet's pass cost, and how large the model file is."""
+    # Imported here: the other commands shall not wait for LightGBM.
+    from wattkeeper.bench import energy as benchmark
+
+    progress = Console(stderr=True)
+    found = benchmark.run(
+        services=services,
+        candidates=candidates,
+        repeats=repeats,
+        tell=lambda line: progress.print(line, highlight=False, style="dim"),
+    )
+    if output is Output.JSON:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    Console().print(found.line(), highlight=False, soft_wrap=True)
+    within = found.median_seconds <= benchmark.GOAL_SECONDS and found.model_bytes <= benchmark.GOAL_BYTES
+    if (services, candidates) == (1000, 200):
+        goal = f"{benchmark.GOAL_SECONDS:g} s and {benchmark.GOAL_BYTES / 1e6:g} MB"
+        Console().print(f"goal ({goal}): {'met' if within else 'missed'}", highlight=False)
+
+
+@_commands.command()
+@explained
 def queries(
     pods: Annotated[int, typer.Option(min=2, help="Pods of the fleet.")] = 2000,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,

@@ -14,7 +14,6 @@ import yaml
 
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.base import GROUP, VERSION
-from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
 from wattkeeper.cli.errors import explained
 from wattkeeper.cli.explain import Form
@@ -68,7 +67,7 @@ def calibrate(
     namespace, separator, name = service.partition("/")
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
-    objects = _from_cluster(namespace, name, kubeconfig, context) if status is None else _from_file(status)
+    objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
     found = advice(service, objects, EnergyModel.load(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
@@ -78,28 +77,15 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
     Raises WattkeeperError: the service is not among them, or its status does not tell what is needed.
     """
-    namespace, _, name = service.partition("/")
-    body = next((item for item in objects if _is(item, "InferenceService", namespace, name)), None)
-    if body is None:
-        raise WattkeeperError(f"there is no InferenceService {service} among {len(objects)} objects")
-    try:
-        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
-        spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
-        kept_by = live.profile.model_profile
-        owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
-        profile = None if owner is None else ModelProfile.model_validate({"status": {}, **owner})
-    except pydantic.ValidationError as error:
-        raise WattkeeperError(f"{service} or its ModelProfile is not of this version of wattkeeper: {error}") from error
-    held = [live.memory.calibration] if live.memory.calibration is not None else []
-    if profile is not None:
-        held = [*profile.status.calibrations, *held]
+    spec, live, profile = parsed(service, objects)
+    kept_by = live.profile.model_profile
     measured = None if profile is None or kept_by is None else (kept_by, profile.spec)
     points = reachable.points(spec, live, reachable.profile_of(spec, live, measured))
     if not points:
         raise WattkeeperError(
             f"no operating point of {service} meets its SLO with the bounds of its levers: see `wattkeeper explain`"
         )
-    readings, note = _readings(held, live.applied.engine.kv_cache_dtype or "auto", energy.version)
+    readings, note = readings_of(live, profile, energy.version)
     batch, weights = np.array([point.batch for point in points]), np.ones(len(points))
     return Advice(
         service=service,
@@ -111,6 +97,35 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         half_width_log=next_readings.half_width_log(energy.kernel, readings, batch, weights),
         suggestions=tuple(_worth_it(energy.kernel, readings, points)),
     )
+
+
+def parsed(
+    service: str, objects: Sequence[dict[str, Any]]
+) -> tuple[api.InferenceServiceSpec, api.InferenceServiceStatus, ModelProfile | None]:
+    """Spec and status of the service, and the ModelProfile that keeps its readings.
+
+    Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
+    """
+    namespace, _, _ = service.partition("/")
+    body = service_in(service, objects)
+    try:
+        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
+        spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
+        kept_by = live.profile.model_profile
+        owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
+        profile = None if owner is None else ModelProfile.model_validate({"status": {}, **owner})
+    except pydantic.ValidationError as error:
+        raise WattkeeperError(f"{service} or its ModelProfile is not of this version of wattkeeper: {error}") from error
+    return spec, live, profile
+
+
+def service_in(service: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The InferenceService NAMESPACE/NAME among objects. Raises WattkeeperError: it is not among them."""
+    namespace, _, name = service.partition("/")
+    body = next((item for item in objects if _is(item, "InferenceService", namespace, name)), None)
+    if body is None:
+        raise WattkeeperError(f"there is no InferenceService {service} among {len(objects)} objects")
+    return body
 
 
 def _worth_it(
@@ -127,7 +142,13 @@ def _worth_it(
         yield suggestion
 
 
-def _readings(held: Sequence[CalibrationStatus], dtype: str, version: str) -> tuple[tuple[Reading, ...], str]:
+def readings_of(
+    status: api.InferenceServiceStatus, profile: ModelProfile | None, version: str
+) -> tuple[tuple[Reading, ...], str]:
+    """Live readings that hold for this service and energy model, and why others that are there are not used."""
+    held = [] if profile is None else [*profile.status.calibrations]
+    held += [status.memory.calibration] if status.memory.calibration is not None else []
+    dtype = status.applied.engine.kv_cache_dtype or "auto"
     of_type = [item for item in held if item.kv_cache_dtype == dtype]
     usable = next((item for item in of_type if item.energy_model == version), None)
     if usable is None:
@@ -194,17 +215,21 @@ def _is(item: dict[str, Any], kind: str, namespace: str, name: str | None) -> bo
     return (item.get("kind"), meta.get("namespace"), meta.get("name")) == (kind, namespace, name)
 
 
-def _from_cluster(namespace: str, name: str, kubeconfig: str | None, context: str | None) -> list[dict[str, Any]]:
+def from_cluster(
+    namespace: str, name: str, kubeconfig: str | None, context: str | None, *, with_profile: bool = True
+) -> list[dict[str, Any]]:
+    """The InferenceService and, where wanted, the ModelProfile that keeps its readings."""
     api_server = kube.Kube(api=kube.load_client(kubeconfig, context))
     body = {**api_server.get(kube.service_path(namespace, name)), "kind": "InferenceService"}
     profile = ((body.get("status") or {}).get("profile") or {}).get("modelProfile")
-    if profile is None:
+    if profile is None or not with_profile:
         return [body]
     path = kube.path_of("modelprofiles", group=GROUP, version=VERSION, namespace=namespace, name=profile)
     return [body, {**api_server.get(path), "kind": "ModelProfile"}]
 
 
-def _from_file(path: Path) -> list[dict[str, Any]]:
+def from_file(path: Path) -> list[dict[str, Any]]:
+    """All objects of a file that kubectl wrote. Raises WattkeeperError: it is none."""
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

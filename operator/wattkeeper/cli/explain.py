@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
@@ -11,10 +12,10 @@ import typer
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.conditions import Status
 from wattkeeper.cli.errors import explained
-from wattkeeper.controller import kube
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Target
+from wattkeeper.energy.model import EnergyModel
 from wattkeeper.planner import words
 
 _HEADINGS = ("change", "TTFT", "TPOT", "load", "verdict")
@@ -36,21 +37,53 @@ def explain(
     ] = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
     output: Annotated[Form, typer.Option(help="Form of the answer.")] = Form.TEXT,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also tell what moves the watts from what is in place to the plan.")
+    ] = False,
+    pareto: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write energy against latency of all options: .png, .csv or .json."),
+    ] = None,
+    status_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--status",
+            metavar="FILE",
+            help="Read objects from what `kubectl get wis,wmp -n NAMESPACE -o yaml` wrote, not from a cluster.",
+        ),
+    ] = None,
+    energy_model: Annotated[
+        Path | None, typer.Option(help="Model file, if the operator runs with another than the one it ships with.")
+    ] = None,
 ) -> None:
     """Tell why a service is kept as it is: the decision, what binds it, the check it passed, what would change it."""
+    # Imported here: `calibrate` takes its form of answers from this module.
+    from wattkeeper.cli import calibrate, explain_energy
+
     namespace, separator, name = service.partition("/")
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
-    live = kube.Kube(api=kube.load_client(kubeconfig, context)).get(kube.service_path(namespace, name))
+    wanted = energy or pareto is not None
+    objects = (
+        calibrate.from_cluster(namespace, name, kubeconfig, context, with_profile=wanted)
+        if status_file is None
+        else calibrate.from_file(status_file)
+    )
+    live = calibrate.service_in(service, objects)
     try:
         status = api.InferenceServiceStatus.model_validate(live.get("status") or {})
     except pydantic.ValidationError as error:
         raise WattkeeperError(f"the status of {service} is not of this version of wattkeeper: {error}") from error
     mode = (live.get("spec") or {}).get("mode", "")
-    if output is Form.JSON:
-        typer.echo(json.dumps(facts(service, mode, status), indent=2))
-    else:
-        typer.echo("\n".join(lines(service, mode, status)))
+    told = facts(service, mode, status)
+    text = list(lines(service, mode, status))
+    if wanted:
+        found = explain_energy.explained(service, objects, EnergyModel.load(energy_model))
+        told["energy"] = explain_energy.facts(found)
+        text += explain_energy.lines(found)
+        if pareto is not None:
+            text.append("  " + explain_energy.write(found, pareto))
+    typer.echo(json.dumps(told, indent=2) if output is Form.JSON else "\n".join(text))
 
 
 def facts(service: str, mode: str, status: api.InferenceServiceStatus) -> dict[str, Any]:

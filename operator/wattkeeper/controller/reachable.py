@@ -52,7 +52,7 @@ def profile_of(
         model=spec.model,
         accelerator=accelerator,
         gpus_per_replica=status.profile.gpus_per_replica or 1,
-        engine=_engine(status),
+        engine=engine_of(status),
         overrides=None if measured is None else overrides.of_profile(*measured),
     )
 
@@ -62,25 +62,15 @@ def points(
 ) -> list[ReachablePoint]:
     """All stable points within the SLO at which replicas have something to do.
 
-    These are every replica count allowed, each at shares of the measured rate.
-    Raises WattkeeperError: nothing was measured yet, or the service is idle.
+    That is every replica count allowed, at shares of the measured rate. Raises WattkeeperError: nothing was measured
+    yet, or the service is idle.
     """
-    observed = status.observed
-    if not (observed.qps and observed.prompt_tokens and observed.output_tokens):
-        raise WattkeeperError(
-            "no traffic was measured yet (status.observed has no rate or lengths): send requests and ask again"
-        )
-    workload = Workload(
-        requests_per_second=observed.qps,
-        prompt=_lengths(observed.prompt_tokens),
-        output=_lengths(observed.output_tokens),
-        prefix_hit_ratio=min(observed.prefix_hit_ratio or 0.0, 0.99),
-    )
+    workload = workload_of(status)
     lever = convert.levers(spec).replicas
     have = status.applied.ready_replicas or status.applied.replicas or 1
     low, high = (have, have) if lever is None else (max(lever.minimum, 1), lever.maximum)
     counts = sorted({*range(low, high + 1), have})
-    slo, engine = convert.slo(spec.slo), _engine(status)
+    slo, engine = convert.slo(spec.slo), engine_of(status)
     width = np.ones(len(counts))
     candidates = Candidates(
         replicas=np.array(counts, dtype=np.float64),
@@ -117,7 +107,26 @@ def points(
     return found
 
 
-def _engine(status: api.InferenceServiceStatus) -> EngineSettings:
+def workload_of(status: api.InferenceServiceStatus) -> Workload:
+    """The traffic measured last; of lengths, status has the means alone.
+
+    Raises WattkeeperError: nothing was measured yet, or the service is idle.
+    """
+    observed = status.observed
+    if not (observed.qps and observed.prompt_tokens and observed.output_tokens):
+        raise WattkeeperError(
+            "no traffic was measured yet (status.observed has no rate or lengths): send requests and ask again"
+        )
+    return Workload(
+        requests_per_second=observed.qps,
+        prompt=_lengths(observed.prompt_tokens),
+        output=_lengths(observed.output_tokens),
+        prefix_hit_ratio=min(observed.prefix_hit_ratio or 0.0, 0.99),
+    )
+
+
+def engine_of(status: api.InferenceServiceStatus) -> EngineSettings:
+    """Engine arguments in place."""
     return replace(
         EngineSettings(tensor_parallel_size=status.profile.gpus_per_replica or 1),
         **status.applied.engine.model_dump(exclude_none=True),

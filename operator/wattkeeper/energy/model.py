@@ -117,7 +117,7 @@ class EnergyModel:
         states = [points.of_queries([queries[index] for index in members]) for members in groups.values()]
         watts = [state.busy_watts for state, _ in states]
         ends = np.cumsum([len(each) for each in watts])
-        residual, weight = self._corrections(states, watts, int(ends[-1]))
+        residual, weight = self._corrections([state for state, _ in states], watts)
         predictions: dict[int, WattsPrediction] = {}
         for members, (state, busy), busy_watts, end in zip(groups.values(), states, watts, ends, strict=True):
             rows = slice(int(end) - len(busy_watts), int(end))
@@ -126,28 +126,61 @@ class EnergyModel:
             predictions |= zip(members, _parts(found, asked), strict=True)
         return [predictions[index] for index in range(len(queries))]
 
-    def _corrections(
-        self, states: Sequence[tuple[points.OperatingPoints, FloatArray]], watts: Sequence[FloatArray], rows: int
-    ) -> tuple[FloatArray, FloatArray]:
-        """Bounded residual and its weight for all rows of all queries."""
-        residual, weight = np.zeros(rows), np.zeros(rows)
+    def busy_watts(self, states: Sequence[points.OperatingPoints]) -> list[FloatArray]:
+        """Watts per GPU while iterating, (N,) for each of the states, before what live readings taught."""
+        if not states:
+            return []
+        watts = [state.busy_watts for state in states]
+        residual, weight = self._corrections(states, watts)
+        corrections = np.split(weight * residual, np.cumsum([len(each) for each in watts])[:-1])
+        return [
+            _bounded(state, each, correction)
+            for state, each, correction in zip(states, watts, corrections, strict=True)
+        ]
+
+    def learned_by_factor(self, state: points.OperatingPoints) -> FloatArray:
+        """Contributions (N, len(FACTORS)) of each factor to ln(watts) through the trees, over their mean answer.
+
+        TreeSHAP as LightGBM gives it (Lundberg et al. 2020), averaged over the boosters, times the weight that the
+        trees have there; before their answer is bounded. Zeros without a model file.
+        """
         if self._payload is None:
-            return residual, weight
-        table = np.empty((rows, len(factors.FACTORS)))
-        start = 0
-        for (state, _), busy_watts in zip(states, watts, strict=True):
-            end = start + len(busy_watts)
-            full = state.at_full_clock()
-            factors.matrix(full, busy_watts if full is state else full.busy_watts, out=table[start:end])
-            if state.profile.energy_provenance is Provenance.ESTIMATED:
-                weight[start:end] = self._domain_weight(table[start:end])
-            start = end
+            return np.zeros((len(state.batch), len(factors.FACTORS)))
+        table, weight = self._factor_table([state], [state.busy_watts])
+        shares = [np.asarray(booster.predict(table, pred_contrib=True, num_threads=1)) for booster in self._boosters]
+        found: FloatArray = weight[:, None] * np.mean(shares, axis=0)[:, :-1]
+        return found
+
+    def _corrections(
+        self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Bounded residual and its weight for all rows of all states."""
+        if self._payload is None:
+            rows = sum(len(each) for each in watts)
+            return np.zeros(rows), np.zeros(rows)
+        table, weight = self._factor_table(states, watts)
+        residual = np.zeros(len(table))
         used = np.flatnonzero(weight > 0)
         if len(used):
             rows_used = table[used]
             raw = np.mean([baselines.predict_trees(booster, rows_used) for booster in self._boosters], axis=0)
             residual[used] = np.clip(raw, self._payload.residual_low, self._payload.residual_high)
         return residual, weight
+
+    def _factor_table(
+        self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Factors at full clock (rows, len(FACTORS)) and the weight of a correction there (rows,)."""
+        rows = sum(len(each) for each in watts)
+        table, weight, start = np.empty((rows, len(factors.FACTORS))), np.zeros(rows), 0
+        for state, busy_watts in zip(states, watts, strict=True):
+            end = start + len(busy_watts)
+            full = state.at_full_clock()
+            factors.matrix(full, busy_watts if full is state else full.busy_watts, out=table[start:end])
+            if state.profile.energy_provenance is Provenance.ESTIMATED:
+                weight[start:end] = self._domain_weight(table[start:end])
+            start = end
+        return table, weight
 
     def _domain_weight(self, table: FloatArray) -> FloatArray:
         """1 inside the trained range of every factor, falling to 0 over each factor's fade; 0 where one is missing."""
@@ -162,7 +195,7 @@ class EnergyModel:
         replicas = [np.asarray(query.candidates.replicas, dtype=np.float64) for query in queries]
         gpus = np.concatenate(replicas) * state.profile.gpus_per_replica
         idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
-        busy_watts = np.clip(estimated * np.exp(weight * residual), idle, state.limit_watts)
+        busy_watts = _bounded(state, estimated, weight * residual)
         factor, width = _calibrated(queries, state.batch, self._half_width(state, weight))
         spread = np.exp(width)
         each = np.clip(factor * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
@@ -181,6 +214,12 @@ class EnergyModel:
         widths = self._payload.half_width_log
         learned = widths["known_model" if profile.model in self._models else "new_model"]
         return weight * learned + (1.0 - weight) * widths["physics"]
+
+
+def _bounded(state: points.OperatingPoints, estimated: FloatArray, correction_log: FloatArray) -> FloatArray:
+    """Corrected watts per GPU while iterating, between idle and limit."""
+    idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
+    return np.clip(estimated * np.exp(correction_log), idle, state.limit_watts)
 
 
 def _calibrated(

@@ -1,0 +1,46 @@
+"""`wattkeeper evaluate factors`: what drives energy in public measured runs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wattkeeper.cli.errors import explained
+from wattkeeper.cli.evaluate_measured import Output
+from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
+
+
+@explained
+def factors(
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, shuffles and intervals.")] = 0,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
+    ] = None,
+) -> None:
+    """Say what drives energy in public measured runs: by dimension, cause and factor, with interactions and a check."""
+    # Imported here: the other commands shall not wait for the learner and the plotting library.
+    from wattkeeper.evaluation import factor_analysis, factor_pictures, factor_tables, rendering
+
+    progress, console = Console(stderr=True), Console()
+    found = factor_analysis.analyse(
+        data_folder(data), seed=seed, report=lambda line: progress.print(line, style="dim", highlight=False)
+    )
+    made = factor_tables.tables(found)
+    if output is Output.JSON:
+        typer.echo(json.dumps(asdict(found), default=lambda array: array.tolist(), indent=2))
+    else:
+        console.print(factor_tables.summary(found), highlight=False, soft_wrap=True)
+        for table in made:
+            console.print(rendering.rich(table))
+    if page is not None:
+        rendering.fill(page, name="evaluate factors", tables=made, intro=factor_tables.summary(found))
+    if pictures is not None:
+        for path in factor_pictures.draw(found, pictures):
+            progress.print(f"wrote {path}", highlight=False, soft_wrap=True)

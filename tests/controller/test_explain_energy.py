@@ -1,0 +1,107 @@
+"""`wattkeeper explain --energy` and `--pareto` on a file of a live service."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.controller.test_calibrations import NAME, play, profile
+from tests.controller.world import service
+from wattkeeper.cli.main import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
+
+
+@pytest.fixture
+def saved(world, tmp_path):
+    """A service with six replicas, of which the plan needs fewer; and a way to change what was saved."""
+    world.fleet(replicas=6, rate=8.0)
+    world.create(profile())
+    world.create(
+        service(
+            world.namespace,
+            mode="Recommend",
+            levers={"replicas": {"min": 1, "max": 8}, "powerCap": {"min": "300W", "max": "700W"}},
+        )
+    )
+    play(world)
+    items = [
+        {**world.kube.get(world.path("inferenceservices", "chat")), "kind": "InferenceService"},
+        {**world.kube.get(world.path("modelprofiles", NAME)), "kind": "ModelProfile"},
+    ]
+
+    def write(change=lambda items: None):
+        change(items)
+        path = tmp_path / "objects.yaml"
+        path.write_text(yaml.safe_dump({"kind": "List", "items": items}))
+        return path
+
+    write.name = f"{world.namespace}/chat"
+    return write
+
+
+def test_shares_lead_from_what_is_in_place_to_the_plan(saved):
+    found = json.loads(run(saved.name, "--status", saved(), "--energy", "--output", "json").output)["energy"]
+    total = sum(sum(part.values()) for part in found["dimensions"].values()) + found["liveReadings"]
+    assert found["watts"] == pytest.approx(found["inPlaceWatts"] * 2.718281828459045**total, rel=1e-6)
+    assert found["watts"] < found["inPlaceWatts"]
+    assert found["dimensions"]["System"]["physics"] < 0, "a lower power limit"
+    text = run(saved.name, "--status", saved(), "--energy").output
+    for dimension in ("KvCache", "Scheduling", "System", "Workload"):
+        assert dimension in text
+    assert "power_limit -" in text
+
+
+def test_the_front_has_the_plan_and_what_is_in_place(saved, tmp_path):
+    path = tmp_path / "front.json"
+    answer = run(saved.name, "--status", saved(), "--pareto", path)
+    assert answer.exit_code == 0, answer.output
+    options = json.loads(path.read_text())["options"]
+    assert [option["replicas"] for option in options if option["in_place"]] == [6]
+    planned = [option for option in options if option["planned"]]
+    assert len(planned) == 1 and planned[0]["feasible"]
+    assert all(bool(option["why_not"]) != option["feasible"] for option in options)
+    best = [option for option in options if option["best"]]
+    for option in options:
+        if option["feasible"] and not option["best"]:
+            assert any(
+                other["watts"] <= option["watts"] and other["ttft_seconds"] <= option["ttft_seconds"] for other in best
+            )
+    in_place = next(option for option in options if option["in_place"])
+    assert planned[0]["watts"] < in_place["watts"]
+
+
+def test_the_front_as_table_and_picture(saved, tmp_path):
+    for name in ("front.csv", "front.png"):
+        answer = run(saved.name, "--status", saved(), "--pareto", tmp_path / name)
+        assert answer.exit_code == 0, answer.output
+        assert "options" in answer.output
+    with (tmp_path / "front.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 20 and float(rows[0]["watts"]) <= float(rows[-1]["watts"])
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda items: items[0]["status"].update(observed={}), "no traffic was measured yet"),
+        (lambda items: items[0]["status"]["profile"].update(accelerator=""), "names no accelerator"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(saved, change, said):
+    answer = run(saved.name, "--status", saved(change), "--energy")
+    assert answer.exit_code == 1
+    assert said in answer.output
+
+
+def test_an_unknown_ending_is_refused(saved, tmp_path):
+    answer = run(saved.name, "--status", saved(), "--pareto", tmp_path / "front.pdf")
+    assert answer.exit_code == 1
+    assert ".png, .csv, .json" in answer.output
