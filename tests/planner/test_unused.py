@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.planner.fakes import NOW, FakeEnergy, observation, predict, request
+from tests.planner.fakes import NOW, WORKLOAD, FakeEnergy, observation, predict, request
+from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.plan import PlanReason
 from wattkeeper.planner import unused
 from wattkeeper.planner.plan import plan
@@ -88,3 +89,10 @@ def test_a_rate_well_beyond_tries_more():
         replicas=3, observation=observation(ttft_seconds=2.0), planned_rate=60.0, memory=PlanMemory(barren=KNOWN)
     )
     assert plan_one(asked).target.replicas > 3
+
+
+def test_bursts_bound_nothing():
+    """A pod without work for minutes may be needed for the next burst."""
+    seen = observation(workload=replace(WORKLOAD, dispersion=Dispersion.flat(50.0)), used_pods=3, unused_pods=2)
+    assert unused.learn(None, seen, planned_rate=20.0, now_seconds=NOW, settings=SETTINGS) is None
+    assert unused.most_replicas(request(observation=seen, memory=PlanMemory(barren=KNOWN)), SETTINGS) is None

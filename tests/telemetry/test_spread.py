@@ -59,3 +59,22 @@ def test_a_restarted_pod_starts_afresh():
     }
     spread.update(namespace="team", pods=["p0", "p1"], snapshot=Snapshot(time_seconds=1125.0, pods=pods))
     assert spread.used_and_unused == (1, 0)
+
+
+def test_a_burst_before_a_pod_came_does_not_accuse_it():
+    """Old pods got 600 requests in the first seconds; the new one has been there for most of the window since."""
+    spread = LoadSpread()
+    for at in range(0, 151, 15):
+        pods = {
+            ("team", f"p{pod}"): PodReading(
+                namespace="team", pod=f"p{pod}", age_seconds=0.0, finished_requests=300.0 * (at > 30), running=0.0
+            )
+            for pod in range(2)
+        }
+        if at > 30:
+            pods[("team", "new")] = PodReading(
+                namespace="team", pod="new", age_seconds=0.0, finished_requests=0.0, running=0.0
+            )
+        snapshot = Snapshot(time_seconds=1000.0 + at, pods=pods)
+        spread.update(namespace="team", pods=[name for _, name in pods], snapshot=snapshot)
+    assert spread.used_and_unused is None

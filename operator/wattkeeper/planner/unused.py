@@ -24,7 +24,7 @@ def learn(
 
     Replicas that start are not judged, and not needed either where older ones have no work.
     """
-    if not seen.used_pods or planned_rate is None or not seen.state.usable:
+    if not seen.used_pods or planned_rate is None or not seen.state.usable or _bursty(seen, settings):
         return before
     known = before or Barren()
     if not seen.unused_pods:
@@ -40,6 +40,11 @@ def learn(
     return _seen(known, seen.used_pods, planned_rate, now_seconds, hold)
 
 
+def _bursty(seen: ServiceObservation, settings: PlannerSettings) -> bool:
+    """True where arrivals come in bursts: a pod without work for minutes may be needed for the next one."""
+    return seen.workload is not None and float(seen.workload.dispersion.at(1.0)) > settings.bursty_dispersion
+
+
 def _seen(known: Barren, used: int, planned_rate: float, now_seconds: float, hold_seconds: float) -> Barren:
     return replace(
         known,
@@ -53,7 +58,7 @@ def _seen(known: Barren, used: int, planned_rate: float, now_seconds: float, hol
 def most_replicas(request: PlanRequest, settings: PlannerSettings) -> int | None:
     """The most replicas that the router uses, and one for a try where it is time; None where nothing is known."""
     known = request.memory.barren
-    if known is None or known.used_replicas is None:
+    if known is None or known.used_replicas is None or _bursty(request.observation, settings):
         return None
     elapsed = request.now_seconds - known.seen_seconds
     grown = (request.planned_rate or 0.0) > settings.barren_rate_ratio * known.planned_requests_per_second

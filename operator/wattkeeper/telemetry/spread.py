@@ -59,13 +59,20 @@ class LoadSpread:
 
         Without work is what got less than a tenth of an even share.
         """
-        counted = [
-            max(0.0, marks[-1].arrived - marks[0].arrived)
+        judged = [
+            marks
             for marks in self._marks.values()
             if marks and marks[-1].time_seconds - marks[0].time_seconds >= _WHOLE * WINDOW_SECONDS
         ]
+        since = max((marks[0].time_seconds for marks in judged), default=0.0)
+        counted = [max(0.0, marks[-1].arrived - _at(marks, since)) for marks in judged]
         fair = sum(counted) / len(counted) if counted else 0.0
         if fair < _LEAST_FAIR_SHARE:
             return None
         unused = sum(count < _UNUSED_SHARE * fair for count in counted)
         return len(counted) - unused, unused
+
+
+def _at(marks: Iterable[_Mark], time_seconds: float) -> float:
+    """What had arrived at the first mark not before a time: what came before the newest pod did is not compared."""
+    return next(mark.arrived for mark in marks if mark.time_seconds >= time_seconds)
