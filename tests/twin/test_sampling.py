@@ -167,3 +167,21 @@ def test_replicas_of_other_settings_get_their_share():
     fleet.roll_out(small_hardware(blocks=300, sequences=8, batched=512))
     fleet.advance(12.0)
     assert {member.hardware.max_num_seqs for member in fleet.service.ready()} >= {8}
+
+
+def test_counters_of_a_pod_go_on_where_it_begins_to_mirror_another():
+    fleet = chat(1, replicas=3, seconds=400.0)
+    before: dict[tuple[str, str], int] = {}
+    for second in range(5, 400, 5):
+        fleet.scale(3 if not 100 < second < 250 else 5)
+        fleet.advance(float(second))
+        now = {}
+        for key, member in fleet.service.members.items():
+            if member.counters is not None:
+                now[key] = member.counters.ttft_seconds.count
+                grown = now[key] - before.get(key, 0)
+                # A pod gets 4 to 7 requests a second; those that mirror no more have served hundreds.
+                assert 0 <= grown < 100, (second, key)
+                assert list(member.counters.ttft_seconds.cumulative())[-1] == now[key]
+        before = now
+    assert len(before) == 3

@@ -24,6 +24,7 @@ from wattkeeper.telemetry.pages import PageReadings, ScrapeTarget
 from wattkeeper.telemetry.promql import SUM_BUCKET
 from wattkeeper.telemetry.source import PodKey, Snapshot
 from wattkeeper.twin.counters import BucketCounts
+from wattkeeper.twin.counters import EngineCounters as Counted
 from wattkeeper.twin.fleet import Fleet, Service
 from wattkeeper.twin.nodes import Gpu
 from wattkeeper.twin.replica import Replica
@@ -64,8 +65,9 @@ class FleetSource:
         slot = step % path.slots
         silent, unix = path.out(now), EPOCH_SECONDS + now
         for key, member in self._service.members.items():
-            if member.replica is not None and self._slot(key[1]) == slot and self._arrives(silent):
-                sample, counters = self._sample(member.replica, now)
+            counted = member.counters if self._slot(key[1]) == slot else None
+            if member.replica is not None and counted is not None and self._arrives(silent):
+                sample, counters = self._sample(member.replica, counted, now)
                 take = functools.partial(self._readings.take_engine, _engine(key), sample, counters, unix)
                 self._under_way.append((now + path.delay_seconds, take))
         for node, gpus in self._fleet.inventory.nodes.items():
@@ -93,8 +95,8 @@ class FleetSource:
         self.lost += lost
         return not lost
 
-    def _sample(self, replica: Replica, now: float) -> tuple[EngineSample, EngineCounters]:
-        counted, hardware = replica.counters, replica.hardware
+    def _sample(self, replica: Replica, counted: Counted, now: float) -> tuple[EngineSample, EngineCounters]:
+        hardware = replica.hardware
         histograms = (
             counted.ttft_seconds,
             counted.time_per_output_token_seconds,

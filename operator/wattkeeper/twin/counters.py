@@ -3,6 +3,7 @@
 Counts are kept per bucket and summed up when they are served; observations come many at once.
 """
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -76,6 +77,13 @@ class BucketCounts:
         for bucket, more in enumerate(np.bincount(buckets, weights=times).tolist()):
             self.counts[bucket] += int(more)
 
+    def plus(self, other: "BucketCounts", *, times: int = 1) -> "BucketCounts":
+        """Both together; the other one counts so many times. Bounds must be equal."""
+        found = BucketCounts(self.bounds)
+        found.counts = [mine + times * theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        found.total = self.total + times * other.total
+        return found
+
     @property
     def count(self) -> int:
         """Number of observations."""
@@ -116,3 +124,16 @@ class EngineCounters:
         self.admission_rejections = 0
         """Requests that found too many waiting."""
         self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
+
+    def plus(self, other: "EngineCounters", *, times: int = 1) -> "EngineCounters":
+        """Both together, each counter for itself; the other engine's count so many times. Same model length."""
+        found = copy.copy(self)
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            if isinstance(mine, BucketCounts):
+                setattr(found, name, mine.plus(theirs, times=times))
+            elif isinstance(mine, dict):
+                setattr(found, name, {key: value + times * theirs[key] for key, value in mine.items()})
+            else:
+                setattr(found, name, mine + times * theirs)
+        return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from wattkeeper.traces.trace import Arrival, Trace
 from wattkeeper.twin.arrivals import ArrivalQueue, Batch
+from wattkeeper.twin.counters import EngineCounters
 from wattkeeper.twin.hardware import ReplicaHardware
 from wattkeeper.twin.ledger import Ledger, SloTargets
 from wattkeeper.twin.nodes import Gpu, Holder, Inventory
@@ -54,6 +55,8 @@ class Member:
     replica: Replica | None = None
     source: "Member | None" = None
     """The pod that this one mirrors; `replica` is then the other's."""
+    counted: EngineCounters | None = None
+    """What its counters say beyond those of `replica`, where it has mirrored others; None: nothing."""
     ready_seconds: float = float("inf")
     """When it began to take requests."""
     deadline_seconds: float = float("inf")
@@ -62,6 +65,20 @@ class Member:
     busy_seconds: float = 0.0
     booked_seconds: float = 0.0
     """Simulated time up to which energy was booked to the GPUs."""
+
+    @property
+    def counters(self) -> EngineCounters | None:
+        """What its metrics page adds up; None while it starts."""
+        if self.replica is None or self.counted is None:
+            return None if self.replica is None else self.replica.counters
+        return self.replica.counters.plus(self.counted)
+
+    def mirror(self, source: "Member") -> None:
+        """Stand in the place of another from now on; its own counters go on from where they were."""
+        if self.replica is not None and source.replica is not None and self.replica is not source.replica:
+            before = self.counters or self.replica.counters
+            self.counted = before.plus(source.replica.counters, times=-1)
+        self.source, self.replica = source, source.replica
 
     @property
     def power(self) -> tuple[float | None, float | None]:
@@ -206,12 +223,11 @@ class Service:
                     self.retired.append(member.replica)
                 heir = next((each for each in own[:most]), member)
                 for other in self._mirrors(member):
-                    other.source, other.replica = heir, heir.replica
+                    other.mirror(heir)
             own = own[:most]
             mirrors = [member for member in members if member not in own]
             for index, member in enumerate(mirrors):
-                member.source = own[index % len(own)]
-                member.replica = member.source.replica
+                member.mirror(own[index % len(own)])
             played.append((len(members), own))
         # Only now: setting a pod apart may give the one that it mirrored another replica.
         groups = [
