@@ -130,7 +130,8 @@ def _clocks(helds: Sequence[HeldOut]) -> Any:
             label = str(held.series[0]) if held.series is not None else held.split
             axes.plot(_x(held), held.measured, "o-", color=colour, ms=4, lw=0.8, fillstyle="none", label=label)
             axes.plot(_x(held), held.predicted[clocks_evaluate.PHYSICS], ":", color=colour, lw=1.6)
-        axes.set(xlabel=helds[0].x_name, ylabel=f"{target}, over highest SM clock", ylim=(0, 1.1))
+        axes.set(xlabel=helds[0].x_name, ylabel=f"{target},\nover that at the highest SM clock")
+        axes.set_ylim(bottom=0)
         _plain(axes)
     np.atleast_1d(grid)[0].legend(frameon=False, fontsize=8)
     _title(figure, "one RTX 5090, decode; circles measured, dotted by the physics, nothing fitted")

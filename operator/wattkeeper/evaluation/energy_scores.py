@@ -74,7 +74,7 @@ def intervals(held: HeldOut) -> dict[str, Interval]:
 
 
 def tables(found: Sequence[HeldOut]) -> list[Table]:
-    """One table of cold scores and one after readings per data set and target, and one of intervals where methods have any.
+    """One table of cold scores and one after readings per data set and target; one of intervals where methods have any.
 
     A note that all rows of a table share stands under its title, another one in its row.
     """
