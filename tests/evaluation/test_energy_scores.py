@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wattkeeper.energy.held_out import HeldOut
+from wattkeeper.energy.held_out import HeldOut, optimistic_share
 from wattkeeper.evaluation import energy_scores, rendering
 
 
@@ -53,7 +53,16 @@ def test_a_score_below_all_use_is_called_so():
 
 
 def test_optimistic_rows_are_counted():
-    assert energy_scores.optimistic_share(held(), "model") == 0.5
+    made = held()
+    assert optimistic_share(made.predicted["model"], made.measured) == 0.5
+
+
+def test_a_note_of_all_rows_stands_once_and_others_in_their_row():
+    made = energy_scores.tables([held(notes=("for all", "first")), held(split="unseen model", notes=("for all",))])[0]
+    assert made.note.endswith("; for all")
+    assert made.columns[-1] == "notes"
+    assert [row[-1] for row in made.rows] == ["first", ""]
+    assert "notes" not in energy_scores.tables([held(notes=("for all",))])[0].columns
 
 
 def test_arrays_of_other_lengths_are_refused():

@@ -28,6 +28,7 @@ class Part(StrEnum):
     RUNS = "runs"
     OPEN = "open"
     CAPS = "caps"
+    CLOCKS = "clocks"
 
 
 Page = Annotated[
@@ -42,16 +43,18 @@ def energy(
     part: Annotated[
         list[Part] | None,
         typer.Option(
-            help="runs: ML.ENERGY's steady runs; open: NLR's runs at a rate; caps: power limits. Left out: all."
+            help="runs: ML.ENERGY's steady runs; open: NLR's runs at a rate; caps: power limits; "
+            "clocks: locked clocks. Left out: all."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, readings and trees.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
     page: Page = None,
+    pictures: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to draw pictures into.")] = None,
 ) -> None:
     """Foresee joules, watts and capped throughput of groups never seen, beside all baselines. Takes some minutes."""
-    # Imported here: the other commands shall not wait for LightGBM and scipy.
-    from wattkeeper.energy import caps_evaluate, ml_energy_evaluate, nlr_evaluate
+    # Imported here: the other commands shall not wait for LightGBM, scipy and matplotlib.
+    from wattkeeper.energy import caps_evaluate, clocks_evaluate, ml_energy_evaluate, nlr_evaluate
 
     folder, progress = data_folder(data), Console(stderr=True)
 
@@ -62,8 +65,14 @@ def energy(
         Part.RUNS: ml_energy_evaluate.held_out,
         Part.OPEN: nlr_evaluate.held_out,
         Part.CAPS: caps_evaluate.held_out,
+        Part.CLOCKS: clocks_evaluate.held_out,
     }
     found = [held for name in part or list(Part) for held in parts[name](folder, seed=seed, report=report)]
+    if pictures is not None:
+        from wattkeeper.evaluation import energy_pictures
+
+        for path in energy_pictures.draw(found, pictures):
+            report(f"{path} written")
     _show(found, output=output, page=page, name="evaluate energy")
 
 

@@ -70,18 +70,23 @@ class CapFacts:
         return np.array([float(self.prefill), float(self.moe), np.log2(self.concurrency) / 5.0, drawn])
 
 
-def law(facts: CapFacts, cap_watts: FloatArray) -> FloatArray:
-    """Relative throughput (N,) at the clock whose watts fit under the limit, by the laws that planning rests on.
+def at_clock(facts: CapFacts, clock_ratio: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Throughput and watts over those at the largest clock, (N,) each, by the laws that planning rests on.
 
     A prompt step is bound by arithmetic, a decode step by memory but for the share `IterationCoefficients` has.
     """
     clock_share = IterationCoefficients.dt_clock_share if facts.prefill else IterationCoefficients.d0_clock_share
     voltage_share = power.PREFILL_VOLTAGE_SHARE if facts.prefill else power.DECODE_VOLTAGE_SHARE
-    seconds, voltage = step.stretch(clock_share, _RATIOS), power.voltage_squared(_RATIOS)
+    seconds, voltage = step.stretch(clock_share, clock_ratio), power.voltage_squared(clock_ratio)
     floor = _FLOOR_SHARE * facts.tdp_watts / facts.reference_watts
     watts = floor * np.sqrt(voltage) + (1.0 - floor) * (1.0 - voltage_share + voltage_share * voltage) / seconds
-    clock = np.interp(cap_watts / facts.reference_watts, watts, _RATIOS)
-    return np.asarray(1.0 / step.stretch(clock_share, clock))
+    return 1.0 / seconds, watts
+
+
+def law(facts: CapFacts, cap_watts: FloatArray) -> FloatArray:
+    """Relative throughput (N,) at the clock whose watts fit under the limit."""
+    throughput, watts = at_clock(facts, _RATIOS)
+    return np.asarray(np.interp(cap_watts / facts.reference_watts, watts, throughput))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +124,7 @@ class Knee:
         return np.asarray(np.quantile(found, shares, axis=0))
 
     def slowest(self, cap_watts: FloatArray) -> FloatArray:
-        """Throughput that nine in ten such curves reach: what to plan with on a card without data."""
+        """Throughput that nine in ten such curves reach, as far as the spread of the knee is right."""
         return np.asarray(self.quantiles(cap_watts, (0.1,))[0])
 
 

@@ -2,7 +2,7 @@
 
 Rows are readings below the highest limit of their curve; that one is what the others are relative to and is not scored.
 Leave-one-curve-out and leave-one-card-out; everything is fitted on the other curves, the width of intervals by leaving
-each of those out in turn. *Designed* readings are the deepest limit, then the one in the middle.
+out of those, in turn, a curve or a card as well. *Designed* readings are the deepest limit, then the one in the middle.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +17,12 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import caps, powercap_data
 from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.caps import READING_NOISE_LOG, CapCurve, CapFacts, CapModel
-from wattkeeper.energy.held_out import HeldOut
+from wattkeeper.energy.held_out import HeldOut, optimistic_share
 
 KNEE = "knee"
 TARGET = "throughput under cap"
 COVERAGE = 0.9
+_NO_METHODS = ("measured", "low", "high", "slowest", "cap_watts")
 _RANDOM_DRAWS = 4
 _RIDGE = 1e-3
 IndexArray = npt.NDArray[np.int_]
@@ -76,15 +77,17 @@ def _split(
 ) -> list[HeldOut]:
     parts: dict[str, list[dict[str, FloatArray]]] = {}
     names: dict[str, list[str]] = {}
+    series: dict[str, list[str]] = {}
     folds: dict[str, list[int]] = {}
     for number, name in enumerate(sorted({group(curve) for curve in known})):
         train = [curve for curve in known if group(curve) != name]
-        model, scales = CapModel(train), _scales(train, seed=seed)
+        model, scales = CapModel(train), _scales(train, group, seed=seed)
         for curve in (curve for curve in known if group(curve) == name):
             for calibration, picked in _readings(curve, seed=seed):
                 rows = _rows(model, train, curve, picked, scales[calibration])
                 parts.setdefault(calibration, []).append(rows)
                 names.setdefault(calibration, []).extend([name] * len(rows["measured"]))
+                series.setdefault(calibration, []).extend([curve.facts.curve] * len(rows["measured"]))
                 folds.setdefault(calibration, []).extend([number] * len(rows["measured"]))
     return [
         HeldOut(
@@ -95,12 +98,22 @@ def _split(
             groups=np.array(names[calibration]),
             fold=np.array(folds[calibration]),
             measured=_joined(rows, "measured"),
-            predicted={name: _joined(rows, name) for name in rows[0] if name not in ("measured", "low", "high")},
+            predicted={name: _joined(rows, name) for name in rows[0] if name not in _NO_METHODS},
             interval={KNEE: (_joined(rows, "low"), _joined(rows, "high"))},
             floor=floor,
+            notes=(_too_fast(rows),),
+            x=_joined(rows, "cap_watts"),
+            x_name="power limit, W",
+            series=np.array(series[calibration]),
         )
         for calibration, rows in parts.items()
     ]
+
+
+def _too_fast(rows: Sequence[dict[str, FloatArray]]) -> str:
+    measured = _joined(rows, "measured")
+    shares = [f"{name} {optimistic_share(_joined(rows, name), measured):.0%}" for name in (KNEE, "slowest", "physics")]
+    return f"more than 2 % too fast: {', '.join(shares)}"
 
 
 def _joined(rows: Sequence[dict[str, FloatArray]], name: str) -> FloatArray:
@@ -115,11 +128,18 @@ def _rows(
     rest = curve.take(left)
     middle = knee.relative(rest.cap_watts)
     half = scale * _half_width(knee.quantiles(rest.cap_watts, (0.16, 0.84)))
-    rows = {"measured": rest.relative, KNEE: middle, "low": middle * np.exp(-half), "high": middle * np.exp(half)}
+    rows = {
+        "measured": rest.relative,
+        "cap_watts": rest.cap_watts,
+        "slowest": knee.slowest(rest.cap_watts),
+        KNEE: middle,
+        "low": middle * np.exp(-half),
+        "high": middle * np.exp(half),
+    }
     for name, baseline in BASELINES.items():
         whole = baseline(train, curve)
         shift = np.mean(np.log(curve.relative[picked] / whole[picked])) if len(picked) else 0.0
-        rows[name] = whole[left] * np.exp(shift)
+        rows[name] = np.minimum(1.0, whole[left] * np.exp(shift))
     return rows
 
 
@@ -129,16 +149,18 @@ def _half_width(quantiles: FloatArray) -> FloatArray:
     return np.asarray(np.hypot(spread, READING_NOISE_LOG))
 
 
-def _scales(train: Sequence[CapCurve], *, seed: int) -> dict[str, float]:
-    """Sigmas that hold `COVERAGE` of the rows of curves left out of training, by number of readings."""
+def _scales(train: Sequence[CapCurve], group: Callable[[CapCurve], str], *, seed: int) -> dict[str, float]:
+    """Sigmas that hold `COVERAGE` of the rows of groups left out of training, by number of readings."""
     ratios: dict[str, list[FloatArray]] = {}
-    for index, curve in enumerate(train):
-        model = CapModel([*train[:index], *train[index + 1 :]])
-        for calibration, picked in _readings(curve, seed=seed):
-            knee = model.knee(curve.facts, curve.take(picked))
-            rest = curve.take(np.setdiff1d(np.arange(len(curve.cap_watts)), picked))
-            miss = np.abs(np.log(rest.relative / knee.relative(rest.cap_watts)))
-            ratios.setdefault(calibration, []).append(miss / _half_width(knee.quantiles(rest.cap_watts, (0.16, 0.84))))
+    for name in sorted({group(curve) for curve in train}):
+        model = CapModel([curve for curve in train if group(curve) != name])
+        for curve in (curve for curve in train if group(curve) == name):
+            for calibration, picked in _readings(curve, seed=seed):
+                knee = model.knee(curve.facts, curve.take(picked))
+                rest = curve.take(np.setdiff1d(np.arange(len(curve.cap_watts)), picked))
+                miss = np.abs(np.log(rest.relative / knee.relative(rest.cap_watts)))
+                half = _half_width(knee.quantiles(rest.cap_watts, (0.16, 0.84)))
+                ratios.setdefault(calibration, []).append(miss / half)
     return {name: float(np.quantile(np.concatenate(values), COVERAGE)) for name, values in ratios.items()}
 
 

@@ -33,10 +33,22 @@ class HeldOut:
     floor: float | None = None
     """100 - MAPE of repeated measurement or of interpolation between neighbours, in percent: what no model can beat."""
     notes: tuple[str, ...] = ()
+    x: FloatArray | None = None
+    """What the rows of a series are drawn over, such as the power limit."""
+    x_name: str = ""
+    """With its unit."""
+    series: npt.NDArray[np.str_] | None = None
+    """Rows of one series are a line over `x`."""
 
     def __post_init__(self) -> None:
         count = len(self.measured)
         arrays: list[npt.NDArray[Any]] = [self.groups, self.fold, *self.predicted.values()]
         arrays += [end for ends in self.interval.values() for end in ends]
+        arrays += [each for each in (self.x, self.series) if each is not None]
         if any(each.shape != (count,) for each in arrays):
             raise ValueError(f"{self.data}, {self.split}: all arrays need {count} entries")
+
+
+def optimistic_share(predicted: FloatArray, measured: FloatArray, *, beyond: float = 0.02) -> float:
+    """Share of rows predicted more than `beyond` too high: for throughput, the unsafe side. In 0..1."""
+    return float((predicted / measured - 1.0 > beyond).mean())

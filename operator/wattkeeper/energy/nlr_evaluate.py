@@ -7,6 +7,7 @@ Gaussian process learn of the logarithm of the rest, on average, with the settin
 among the factors. Repeats of a run are one row to the process: their mean.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,10 +65,13 @@ def held_out(folder: Path, *, seed: int, report: Callable[[str], None]) -> list[
         "kind of prompts": kept["group_workload"].str.partition("|")[0],
     }
     cells = kept["group_workload"] + "|" + kept["group_rate"]
+    rate = kept["requests_per_second"].to_numpy(dtype=np.float64)
+    workload = kept["group_workload"].to_numpy(dtype=np.str_)
     found = []
     for split, group in groups.items():
         report(f"{data.NLR_H100.name}, {TARGET}, unseen {split}")
-        found.append(_split(rows, group, f"unseen {split}", floor=_floor(rows.target, cells), seed=seed))
+        held = _split(rows, group, f"unseen {split}", floor=_floor(rows.target, cells), seed=seed)
+        found.append(dataclasses.replace(held, x=rate, x_name="requests per second", series=workload))
     return found
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy.held_out import HeldOut
 from wattkeeper.evaluation.rendering import Table
 
@@ -75,7 +74,10 @@ def intervals(held: HeldOut) -> dict[str, Interval]:
 
 
 def tables(found: Sequence[HeldOut]) -> list[Table]:
-    """One table of cold scores and one after readings per data set and target, and one of intervals."""
+    """One table of cold scores and one after readings per data set and target; one of intervals where methods have any.
+
+    A note that all rows of a table share stands under its title, another one in its row.
+    """
     made = []
     for data, target in dict.fromkeys((held.data, held.target) for held in found):
         of = [held for held in found if (held.data, held.target) == (data, target)]
@@ -83,26 +85,30 @@ def tables(found: Sequence[HeldOut]) -> list[Table]:
             rows = [held for held in of if (held.calibration == "cold") is cold]
             if rows:
                 made.append(_scores_table(data, target, rows, cold=cold))
-    made.append(_intervals_table(found))
+    if any(held.interval for held in found):
+        made.append(_intervals_table(found))
     return made
 
 
 def _scores_table(data: str, target: str, rows: Sequence[HeldOut], *, cold: bool) -> Table:
     methods = tuple(dict.fromkeys(name for held in rows for name in held.predicted))
+    shared = set.intersection(*(set(held.notes) for held in rows))
+    own = ["; ".join(note for note in held.notes if note not in shared) for held in rows]
     cells = []
-    for held in rows:
+    for held, remark in zip(rows, own, strict=True):
         found = scores(held)
         label = held.split if cold else f"{held.split}, {held.calibration}"
         floor = None if held.floor is None else f"{held.floor:.1f}"
         known = [found[name].text() if name in found else None for name in methods]
-        cells.append((label, len(held.measured), len(np.unique(held.groups)), *known, floor))
+        cells.append(
+            (label, len(held.measured), len(np.unique(held.groups)), *known, floor, *([remark] if any(own) else []))
+        )
     when = "nothing of the group measured" if cold else "after readings of each held-out deployment"
-    notes = sorted({note for held in rows for note in held.notes})
     return Table(
         key=f"{data}-{target}-{'cold' if cold else 'readings'}".lower().replace(" ", "-").replace("/", "-per-"),
         title=f"{data}: {target}, {when}",
-        note="100 - MAPE in % (90 % interval over groups)" + "".join(f"; {note}" for note in notes),
-        columns=("held out", "rows", "groups", *methods, "floor"),
+        note="100 - MAPE in % (90 % interval over groups)" + "".join(f"; {note}" for note in sorted(shared)),
+        columns=("held out", "rows", "groups", *methods, "floor", *(["notes"] if any(own) else [])),
         rows=tuple(cells),
     )
 
@@ -150,9 +156,3 @@ def to_dict(found: Sequence[HeldOut]) -> list[dict[str, Any]]:
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
-
-
-def optimistic_share(held: HeldOut, method: str, *, beyond: float = 0.02) -> float:
-    """Share of rows that a method puts more than `beyond` too high: for throughput, the unsafe side."""
-    errors: FloatArray = held.predicted[method] / held.measured - 1.0
-    return float((errors > beyond).mean())
