@@ -24,6 +24,7 @@ def test_all_candidates_get_watts():
 
 
 def test_the_command_as_json():
-    answer = CliRunner().invoke(app, "bench energy --services 8 --candidates 10 --repeats 1 --output json".split())
+    sizes = ["--services", "8", "--candidates", "10", "--repeats", "1"]
+    answer = CliRunner().invoke(app, ["bench", "energy", *sizes, "--output", "json"])
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["services"] == 8
