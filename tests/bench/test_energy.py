@@ -1,14 +1,3 @@
-<<<<<<< HEAD
-from wattkeeper.bench import energy
-
-
-def test_every_size_is_measured():
-    found = energy.measure(sizes=((1, 5), (3, 4)), rounds=1)
-    assert [(cost.services, cost.candidates) for cost in found.costs] == [(1, 5), (3, 4)]
-    assert all(cost.model_seconds > 0.0 and cost.physics_seconds > 0.0 for cost in found.costs)
-    assert 0 < found.file_bytes < 5_000_000
-    assert energy.table(found).row_count == 2
-=======
 import json
 
 from typer.testing import CliRunner
@@ -35,7 +24,7 @@ def test_all_candidates_get_watts():
 
 
 def test_the_command_as_json():
-    answer = CliRunner().invoke(app, "bench energy --services 8 --candidates 10 --repeats 1 --output json".split())
+    sizes = ["--services", "8", "--candidates", "10", "--repeats", "1"]
+    answer = CliRunner().invoke(app, ["bench", "energy", *sizes, "--output", "json"])
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["services"] == 8
->>>>>>> dexplain2

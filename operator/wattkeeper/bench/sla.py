@@ -60,8 +60,8 @@ def measure(
 ) -> list[Cost]:
     """One service with that many candidates, then fleets of that many services with 30 candidates each."""
     correction.shipped()
-    asked = [[query(0, size)] for size in batches]
-    asked += [[query(index, _PER_SERVICE) for index in range(size)] for size in fleets]
+    asked = [[_query(0, size)] for size in batches]
+    asked += [[_query(index, _PER_SERVICE) for index in range(size)] for size in fleets]
     return [_cost(queries, rounds) for queries in asked]
 
 
@@ -85,8 +85,8 @@ def _cost(queries: Sequence[SlaQuery], rounds: int) -> Cost:
     ]
     tables = [found.tables for found in analyses if found.tables is not None]
     joined = type(tables[0]).joined(tables)
-    total = best_seconds(lambda: sla.predict_fleet(queries), rounds)
-    learnt = best_seconds(lambda: correction.shipped().apply(joined), rounds)
+    total = _best(lambda: sla.predict_fleet(queries), rounds)
+    learnt = _best(lambda: correction.shipped().apply(joined), rounds)
     return Cost(
         services=len(queries),
         candidates=sum(len(query.candidates) for query in queries),
@@ -96,8 +96,7 @@ def _cost(queries: Sequence[SlaQuery], rounds: int) -> Cost:
     )
 
 
-def best_seconds(run: Callable[[], object], rounds: int) -> float:
-    """Least processor time of some rounds."""
+def _best(run: Callable[[], object], rounds: int) -> float:
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
@@ -106,7 +105,7 @@ def best_seconds(run: Callable[[], object], rounds: int) -> float:
     return min(seconds)
 
 
-def query(index: int, size: int) -> SlaQuery:
+def _query(index: int, size: int) -> SlaQuery:
     """A service of its own lengths, rate and burstiness; candidates differ in replicas and power limit."""
     profile = _profile(*_MODELS[index % len(_MODELS)])
     prompt, output = _lengths(index)

@@ -155,22 +155,6 @@ def sla(
         Console().print(benchmark.speed_table(speeds))
 
 
-@_commands.command()
-@explained
-def energy(
-    rounds: Annotated[int, typer.Option(min=1, help="Each figure is the best of so many rounds.")] = 3,
-    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
-) -> None:
-    """Say what the energy model costs: its file, loading it, and pricing the candidates of a fleet."""
-    from wattkeeper.bench import energy as benchmark
-
-    found = benchmark.measure(rounds=rounds)
-    if output is Output.JSON:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
-    else:
-        Console().print(benchmark.table(found))
-
-
 _commands.command()(bench_vidur.vidur)
 _commands.command()(bench_twin.twin)
 _commands.command()(bench_page.page)
