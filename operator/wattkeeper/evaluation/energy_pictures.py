@@ -10,7 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from wattkeeper.energy import caps_evaluate, clocks_evaluate, ml_energy_evaluate, nlr_evaluate
 from wattkeeper.energy.held_out import HeldOut
@@ -103,21 +103,27 @@ def _card(axes: Any, held: HeldOut, card: str) -> None:
 
 
 def _rates(helds: Sequence[HeldOut]) -> Any:
+    lines = (len(helds) + 1) // 2
     figure, grid = plt.subplots(
-        1, len(helds), figsize=(3.8 * len(helds), 4.2), constrained_layout=True, sharey=True, squeeze=False
+        lines, 2, figsize=(11, 3.8 * lines), constrained_layout=True, sharex=True, sharey=True, squeeze=False
     )
-    for axes, held in zip(grid[0], helds, strict=True):
+    for axes in grid.flat[len(helds) :]:
+        axes.set_visible(False)
+    for axes, held in zip(grid.flat, helds, strict=False):
         for colour, name, index in _series(held, np.ones(len(held.measured), dtype=np.bool_)):
             x, shown = _x(held)[index], held.predicted[nlr_evaluate.MODEL][index]
             axes.plot(x, held.measured[index], "o", color=colour, ms=3, alpha=0.5, fillstyle="none")
             rates = np.unique(x)
-            axes.plot(rates, [shown[x == rate].mean() for rate in rates], color=colour, lw=1.3, label=name)
-        axes.set(xscale="log", yscale="log", xlabel=held.x_name)
+            axes.plot(
+                rates, [shown[x == rate].mean() for rate in rates], color=colour, lw=1.3, label=name.replace("|", ", ")
+            )
+        axes.set(xscale="log", yscale="log", xlabel=held.x_name, ylabel="J/token of the node")
         axes.set_title(held.split, fontsize=10)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         _figures(axes.xaxis, axes.yaxis)
         _plain(axes)
-    grid[0][0].set_ylabel("J/token of the node")
-    grid[0][0].legend(frameon=False, fontsize=7)
+        axes.label_outer()
+    grid[0][0].legend(frameon=False, fontsize=8)
     _title(figure, "points measured, lines foreseen without the group; workloads are prompts and cap of the answers")
     return figure
 
@@ -134,7 +140,10 @@ def _clocks(helds: Sequence[HeldOut]) -> Any:
         axes.set_ylim(bottom=0)
         _plain(axes)
     np.atleast_1d(grid)[0].legend(frameon=False, fontsize=8)
-    _title(figure, "one RTX 5090, decode; circles measured, dotted by the physics, nothing fitted")
+    _title(
+        figure,
+        "one RTX 5090, decode; circles measured, dotted by the physics (throughput: the same at 810 MHz and above)",
+    )
     return figure
 
 
