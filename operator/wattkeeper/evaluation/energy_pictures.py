@@ -96,7 +96,9 @@ def _card(axes: Any, held: HeldOut, card: str) -> None:
         x = _x(held)[index]
         if cold:
             axes.plot(x, held.measured[index], "o", color=colour, ms=3.5, fillstyle="none")
-        style = {"ls": ":", "lw": 1.4} if cold else {"ls": "-", "lw": 1.2, "label": name}
+        style = (
+            {"ls": ":", "lw": 1.4} if cold else {"ls": "-", "lw": 1.2, "label": _told(name.removeprefix(f"{card}|"))}
+        )
         axes.plot(x, held.predicted[caps_evaluate.KNEE][index], color=colour, **style)
     if not cold:
         axes.legend(frameon=False, fontsize=7, loc="lower right")
@@ -114,9 +116,7 @@ def _rates(helds: Sequence[HeldOut]) -> Any:
             x, shown = _x(held)[index], held.predicted[nlr_evaluate.MODEL][index]
             axes.plot(x, held.measured[index], "o", color=colour, ms=3, alpha=0.5, fillstyle="none")
             rates = np.unique(x)
-            axes.plot(
-                rates, [shown[x == rate].mean() for rate in rates], color=colour, lw=1.3, label=name.replace("|", ", ")
-            )
+            axes.plot(rates, [shown[x == rate].mean() for rate in rates], color=colour, lw=1.3, label=_told(name))
         axes.set(xscale="log", yscale="log", xlabel=held.x_name, ylabel="J/token of the node")
         axes.set_title(held.split, fontsize=10)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
@@ -155,6 +155,11 @@ def _series(held: HeldOut, part: Any) -> list[tuple[str, str, Any]]:
         index = np.flatnonzero(part & (names == name))
         found.append((_COLOURS[len(found) % len(_COLOURS)], str(name), index[np.argsort(_x(held)[index])]))
     return found
+
+
+def _told(series: str) -> str:
+    """For people."""
+    return series.replace("|", ", ")
 
 
 def _x(held: HeldOut) -> Any:
