@@ -64,7 +64,7 @@ def _scatter(helds: Sequence[HeldOut]) -> Any:
         _figures(axes.xaxis, axes.yaxis)
         _plain(axes)
     grid[0][0].set_ylabel("predicted, J/token")
-    _title(figure, f"{helds[0].data}, nothing of the group measured; grey: within {_GOOD:.0%}")
+    _title(figure, f"{helds[0].data}, nothing of the group measured; grey: within {100 * _GOOD:.0f} %")
     return figure
 
 
