@@ -17,7 +17,7 @@ from wattkeeper.energy.held_out import HeldOut
 
 _DPI = 72
 _COLOURS = ("#1b7f5c", "#2c5f9e", "#d98b1f", "#b03060", "#7d3c98", "#8a8f98")
-_GOOD = 0.1
+_GOOD = 0.25
 """Error that the band of the scatter shows."""
 _CARD_SPLITS = {"unseen GPU": "rated watts known only", "unseen GPU, watts known": "uncapped watts known"}
 _DESIGNED = "+2 designed"
@@ -48,18 +48,18 @@ def draw(found: Sequence[HeldOut], folder: Path) -> list[Path]:
 
 def _scatter(helds: Sequence[HeldOut]) -> Any:
     figure, grid = plt.subplots(
-        1, len(helds), figsize=(3.6 * len(helds), 4.0), constrained_layout=True, sharey=True, squeeze=False
+        1, len(helds), figsize=(3.4 * len(helds), 4.2), constrained_layout=True, sharey=True, squeeze=False
     )
     low = min(float(held.measured.min()) for held in helds) * 0.7
     high = max(float(held.measured.max()) for held in helds) * 1.4
     ends = np.array([low, high])
     for axes, held in zip(grid[0], helds, strict=True):
         shown = held.predicted[ml_energy_evaluate.MODEL]
-        axes.fill_between(ends, ends * (1 - _GOOD), ends * (1 + _GOOD), color="black", alpha=0.12, lw=0)
+        axes.fill_between(ends, ends * (1 - _GOOD), ends * (1 + _GOOD), color="black", alpha=0.18, lw=0)
         axes.plot(held.measured, shown, ".", color=_COLOURS[0], ms=4, alpha=0.5)
         axes.plot(ends, ends, color="black", lw=0.8)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, J/token")
-        axes.set_aspect("equal")
+        axes.set_box_aspect(1.0)
         axes.set_title(held.split, fontsize=10)
         _figures(axes.xaxis, axes.yaxis)
         _plain(axes)
