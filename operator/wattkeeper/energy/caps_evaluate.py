@@ -112,7 +112,9 @@ def _split(
 
 def _too_fast(rows: Sequence[dict[str, FloatArray]]) -> str:
     measured = _joined(rows, "measured")
-    shares = [f"{name} {optimistic_share(_joined(rows, name), measured):.0%}" for name in (KNEE, "slowest", "physics")]
+    shares = [
+        f"{name} {100 * optimistic_share(_joined(rows, name), measured):.0f} %" for name in (KNEE, "slowest", "physics")
+    ]
     return f"more than 2 % too fast: {', '.join(shares)}"
 
 
