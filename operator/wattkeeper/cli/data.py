@@ -11,7 +11,6 @@ from wattkeeper.domain.errors import WattkeeperError
 
 _Data = Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public data.")]
 _Names = Annotated[list[str] | None, typer.Argument(help="Names that `wattkeeper data list` prints; default: all.")]
-_RAW_FILES = "https://raw.githubusercontent.com"
 
 
 @explained
@@ -70,7 +69,9 @@ def check(
 def fetch(
     names: _Names = None,
     data: _Data = None,
-    base_url: Annotated[str, typer.Option(help="Address that serves owner/repository/commit/path.")] = _RAW_FILES,
+    base_url: Annotated[
+        str | None, typer.Option(help="Mirror that serves owner/repository/commit/path; default: GitHub.")
+    ] = None,
 ) -> None:
     """Fetch public data at its pinned commit; only expected content is kept, and nothing is overwritten.
 
@@ -81,7 +82,7 @@ def fetch(
     folder, failures = data_folder(data), 0
     for each in public_data.find(names or []):
         try:
-            fetch_data.fetch(each, folder, base_url=base_url, report=typer.echo)
+            fetch_data.fetch(each, folder, base_url=base_url or fetch_data.RAW_FILES, report=typer.echo)
         except WattkeeperError as error:
             typer.echo(str(error), err=True)
             failures += 1

@@ -30,8 +30,8 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     """
     by_hand = f"copy it by hand: {wanted.origin} -> {', '.join(wanted.copies[0][:4])} of the data folder"
     found = wanted.check(folder)
-    if found.state is State.AS_EXPECTED:
-        report(f"{wanted.name}: is there")
+    if found.state in (State.AS_EXPECTED, State.UNCHECKED):
+        report(f"{wanted.name}: {found.state.value}")
         return
     if found.state is not State.ABSENT:
         raise DataFileError(f"{wanted.name}: {found.message}. Nothing is overwritten: move those files away first")

@@ -57,6 +57,7 @@ class PublicData:
     """Empty: upstream has it in another form, so that it cannot be fetched by a program."""
     read: Callable[[Path, bool], int | None]
     """(data folder, whether the content must be the expected one) -> rows used. Raises WattkeeperError."""
+    checksum_known: bool = True
 
     def present(self, folder: Path) -> bool:
         """Whether a full copy is there, whatever its content."""
@@ -67,7 +68,8 @@ class PublicData:
         if not self.present(folder):
             return Verdict(state=State.ABSENT, rows=None)
         try:
-            return Verdict(state=State.AS_EXPECTED, rows=self.read(folder, True))
+            rows = self.read(folder, True)
+            return Verdict(state=State.AS_EXPECTED if self.checksum_known else State.UNCHECKED, rows=rows)
         except ChangedDataError as error:
             message = str(error)
         except RefusedRowsError as error:
@@ -116,10 +118,8 @@ def _measured(
 
 def _trace(source: TraceSource) -> PublicData:
     def read(folder: Path, check: bool) -> None:
-        if source.sha256 is None:
-            raise DataFileError(f"{source.name}: no checksum is known, so its content cannot be confirmed")
         found = traces.content_sha256(traces.load(source, folder))
-        if check and found != source.sha256:
+        if check and source.sha256 is not None and found != source.sha256:
             raise ChangedDataError(
                 f"{', '.join(source.files)}: the content (SHA-256 {found}) is not the expected one ({source.sha256}): "
                 f"get it from {source.address}"
@@ -134,6 +134,7 @@ def _trace(source: TraceSource) -> PublicData:
         copies=(source.files,),
         downloads=() if upstream is None else (Download(path=upstream, target=source.files[0]),),
         read=read,
+        checksum_known=source.sha256 is not None,
     )
 
 
