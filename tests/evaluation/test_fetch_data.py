@@ -91,8 +91,10 @@ def test_what_does_not_arrive_says_what_to_copy(upstream, folder, fault):
     Quiet.torn = fault == "torn"
     if fault == "absent":
         (served / "o/r/c/two.csv").unlink()
-    with pytest.raises(DataFileError, match=r"copy it by hand: https://example\.org/o/r at c -> set/one\.csv"):
-        fetch_data.fetch(wanted(), folder, base_url="http://127.0.0.1:1" if fault == "no server" else url, report=print)
+    flat = wanted(copies=(("set/flat.csv",), *wanted().copies))
+    message = r"copy it by hand: https://example\.org/o/r at c -> set/one\.csv, set/two\.csv of the data"
+    with pytest.raises(DataFileError, match=message):
+        fetch_data.fetch(flat, folder, base_url="http://127.0.0.1:1" if fault == "no server" else url, report=print)
     assert not list(folder.iterdir())
 
 

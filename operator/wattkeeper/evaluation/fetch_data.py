@@ -18,6 +18,7 @@ RAW_FILES = "https://raw.githubusercontent.com"
 """Serves files of public repositories as owner/repository/commit/path."""
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
+_TARGETS_SHOWN = 5
 _MOST_BYTES = 1 << 30
 """Of one file; the largest known one has some tens of MB."""
 
@@ -28,7 +29,9 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     Raises DataFileError: it cannot be fetched (says what to copy from where), what came is not the expected content,
     or other content is there already.
     """
-    by_hand = f"copy it by hand: {wanted.origin} -> {', '.join(wanted.copies[0][:4])} of the data folder"
+    targets = [download.target for download in wanted.downloads] or list(wanted.copies[0])
+    shown = ", ".join(targets[:_TARGETS_SHOWN]) + (", ..." if len(targets) > _TARGETS_SHOWN else "")
+    by_hand = f"copy it by hand: {wanted.origin} -> {shown} of the data folder"
     found = wanted.check(folder)
     if found.state in (State.AS_EXPECTED, State.UNCHECKED):
         report(f"{wanted.name}: {found.state.value}")
