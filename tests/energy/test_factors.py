@@ -1,7 +1,9 @@
+import mypy.api
 import numpy as np
+import pytest
 
 from tests.energy import fleet
-from wattkeeper.energy import estimate, factors, points
+from wattkeeper.energy import estimate, factor_kinds, factor_schema, factors, points
 from wattkeeper.energy.factors import Dimension
 
 
@@ -12,6 +14,35 @@ def test_every_dimension_has_learned_factors():
 def test_names_are_unique():
     names = [factor.name for factor in (*factors.FACTORS, *factors.UNLEARNED_FACTORS)]
     assert len(names) == len(set(names))
+
+
+def test_the_whole_schema_has_unique_names_and_all_dimensions():
+    before = (*factors.FACTORS, *factors.UNLEARNED_FACTORS, *factor_schema.UNUSED)
+    everything = [factor.name for factor in (*before, *factor_schema.OUTCOMES)]
+    assert len(everything) == len(set(everything))
+    assert {factor.dimension for factor in factor_schema.OUTCOMES} == set(Dimension)
+    assert sum(line.startswith("| ") for line in factor_schema.markdown()) == len(everything) + 1
+
+
+@pytest.mark.parametrize("outcome", factor_schema.OUTCOMES, ids=lambda outcome: outcome.name)
+def test_an_outcome_cannot_be_a_feature(outcome):
+    with pytest.raises(factor_kinds.OutcomeAsFeatureError, match=f"{outcome.name} is known only after acting .* use "):
+        factor_kinds.before_acting(*factors.FACTORS, outcome)
+
+
+def test_the_type_checker_refuses_an_outcome_too(tmp_path):
+    path = tmp_path / "leak.py"
+    path.write_text(
+        "from wattkeeper.energy import factor_kinds, factor_schema, factors\n"
+        "factor_kinds.before_acting(*factors.FACTORS)\n"
+        "factor_kinds.before_acting(factor_schema.OUTCOMES[0])\n"
+    )
+    output, _, status = mypy.api.run(
+        ["--config-file", "pyproject.toml", "--follow-imports", "silent", "--cache-dir", str(tmp_path), str(path)]
+    )
+    assert status == 1
+    assert 'leak.py:3: error: Argument 1 to "before_acting" has incompatible type "OutcomeFactor"' in output
+    assert output.count("error:") == 1
 
 
 def test_training_and_live_questions_give_the_same_factors():

@@ -10,6 +10,7 @@ from wattkeeper.cli import (
     calibrate,
     catalogue,
     crds,
+    data,
     demo,
     evaluate,
     explain,
@@ -46,6 +47,7 @@ bench.register(app)
 calibrate.register(app)
 catalogue.register(app)
 crds.register(app)
+data.register(app)
 demo.register(app)
 evaluate.register(app)
 explain.register(app)

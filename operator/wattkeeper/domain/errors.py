@@ -25,6 +25,10 @@ class DataFileError(WattkeeperError):
     """A file of measured data is missing, corrupt, or not the version that this program was written against."""
 
 
+class ChangedDataError(DataFileError):
+    """A file of measured data can be read, but its content is not the one that this program was written against."""
+
+
 class PatchRefusedError(WattkeeperError):
     """The engine arguments of a workload cannot be changed safely; `reason` is a CamelCase word for a condition."""
 

@@ -17,6 +17,7 @@ Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.errors import DataFileError
+from wattkeeper.domain.errors import ChangedDataError, DataFileError
+from wattkeeper.energy import row_checks
 
 RUN_COLUMNS = (
     "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel",
@@ -198,7 +200,7 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "group_rate": "closed loop",
         }
     )
-    return _checked(ML_ENERGY_V3, table, watts=raw["avg_power_watts"])
+    return _checked(ML_ENERGY_V3, table, watts=raw["avg_power_watts"], rows=range(1, len(raw) + 1))
 
 
 def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
@@ -210,7 +212,9 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
     Raises DataFileError: missing, unreadable, changed content, or figures that contradict one another.
     """
     raw = _read(NLR_H100, folder, words=("run_completed",), numbers=_NLR_NUMBERS)
-    raw = raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
+    raw = raw[raw["run_completed"] == "True"].drop(columns="run_completed")
+    rows = [int(row) + 1 for row in raw.index]
+    raw = raw.reset_index(drop=True)
     if check:
         _check_content(NLR_H100, raw)
     watts = raw["mean_power[W]"]
@@ -251,7 +255,8 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "group_rate": raw["request_rate_x"].astype(int).astype(str),
         }
     )
-    return _checked(NLR_H100, table, watts=raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"])
+    watts = raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"]
+    return _checked(NLR_H100, table, watts=watts, rows=rows)
 
 
 def columns(source: Source, folder: Path, *, words: tuple[str, ...] = (), numbers: tuple[str, ...]) -> pd.DataFrame:
@@ -309,27 +314,22 @@ def _read_json(path: Path) -> pd.DataFrame:
 def _check_content(source: Source, raw: pd.DataFrame) -> None:
     found = content_sha256(raw)
     if found != source.sha256:
-        raise DataFileError(
+        raise ChangedDataError(
             f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
             f"({source.rows} rows, {source.sha256}): {source.how_to_get}"
         )
 
 
-def _checked(source: Source, table: pd.DataFrame, *, watts: pd.Series) -> pd.DataFrame:
-    """Refuse figures that are impossible or contradict one another (a wrong unit shows here)."""
-    positive = ["num_gpus", "output_tokens", "prompt_tokens", "joules_per_token"]
-    positive += ["tokens_per_second", "inter_token_seconds"]
-    figures = table[positive].to_numpy(dtype=np.float64)
-    composed = (table["joules_per_token"] * table["tokens_per_second"]).to_numpy(dtype=np.float64)
-    seconds, each = table["inter_token_seconds"].to_numpy(), composed / table["num_gpus"].to_numpy()
-    good = (np.isfinite(figures) & (figures > 0)).all(axis=1)
-    good &= np.isclose(composed, watts.to_numpy(), rtol=0.02)
-    good &= (seconds > 1e-4) & (seconds < 10.0) & (each > 20.0) & (each < 2000.0)
-    bad = ~good
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise DataFileError(
-            f"{source.folder}: {int(bad.sum())} rows have impossible or contradicting figures, the first at row "
-            f"{first}: joules per token, tokens per second, watts or latency are missing or in another unit"
-        )
+def _checked(source: Source, table: pd.DataFrame, *, watts: pd.Series, rows: Sequence[int]) -> pd.DataFrame:
+    """Refuse figures that are impossible or contradict one another (a wrong unit shows here).
+
+    `watts` is the power by other columns of the file; `rows` are the numbers of the rows in it.
+    """
+    reasons = row_checks.reasons(table)
+    agree = np.isclose(table["joules_per_token"] * table["tokens_per_second"], watts, rtol=0.02)
+    for position in np.flatnonzero(~agree):
+        reasons[position] = reasons[position] or "joules per token, tokens per second, time and watts do not agree"
+    refused = row_checks.refused(source.folder, reasons, rows)
+    if refused:
+        raise row_checks.RefusedRowsError(refused)
     return table[list(RUN_COLUMNS)]

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.errors import DataFileError
+from wattkeeper.domain.errors import ChangedDataError, DataFileError
+from wattkeeper.energy import row_checks
 from wattkeeper.energy.data import Source, content_sha256
 
 CAP_COLUMNS = (
@@ -75,8 +76,13 @@ def load_cap_curves(folder: Path, *, check: bool = True) -> pd.DataFrame:
 
     Raises DataFileError: missing, unreadable, changed content, or impossible figures, with the file and the row.
     """
-    table = pd.concat([_rtx_curves(folder, check=check), _rtx_pro_6000(folder, check=check)], ignore_index=True)
+    table = pd.concat([load_rtx_curves(folder, check=check), load_rtx_pro_6000(folder, check=check)], ignore_index=True)
     return table.sort_values(["curve", "cap_watts"], kind="stable", ignore_index=True)[list(CAP_COLUMNS)]
+
+
+def rtx_pro_6000_files() -> tuple[str, ...]:
+    """The files of the sweep, below its folder."""
+    return tuple(f"{cell}/{what}_{cap}w.csv" for cell in _CELLS for cap in _PRO_6000_CAPS for what in ("load", "power"))
 
 
 def load_clock_grid(folder: Path, *, check: bool = True) -> pd.DataFrame:
@@ -100,7 +106,8 @@ def load_clock_grid(folder: Path, *, check: bool = True) -> pd.DataFrame:
     return table
 
 
-def _rtx_curves(folder: Path, *, check: bool) -> pd.DataFrame:
+def load_rtx_curves(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """Consumer cards only; as `load_cap_curves`, in the order of the file."""
     path = folder / RTX_CURVES.folder / RTX_CURVES.flat_file
     raw = _numbers(RTX_CURVES, path, (*_CURVE_NUMBERS, "sm_mhz"), words=_CURVE_WORDS)
     if check:
@@ -126,7 +133,8 @@ def _rtx_curves(folder: Path, *, check: bool) -> pd.DataFrame:
     return _plausible(path, table)
 
 
-def _rtx_pro_6000(folder: Path, *, check: bool) -> pd.DataFrame:
+def load_rtx_pro_6000(folder: Path, *, check: bool = True) -> pd.DataFrame:
+    """The sweep with vLLM only; as `load_cap_curves`, 28 rows, without the seconds of warming up."""
     base = folder / RTX_PRO_6000.folder
     rows, read = [], []
     for cell, (model, moe, concurrency) in _CELLS.items():
@@ -195,7 +203,7 @@ def _bare(path: Path, names: tuple[str, ...]) -> pd.DataFrame:
 def _check(source: Source, raw: pd.DataFrame) -> None:
     found = content_sha256(raw)
     if found != source.sha256:
-        raise DataFileError(
+        raise ChangedDataError(
             f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
             f"({source.sha256}): {source.how_to_get}"
         )
@@ -218,5 +226,5 @@ def _positive(table: pd.DataFrame) -> pd.Series:
 
 def _refuse(path: Path, bad: pd.Series, reason: str) -> None:
     if bad.any():
-        first = int(np.flatnonzero(bad.to_numpy())[0])
-        raise DataFileError(f"{path}: {int(bad.sum())} rows cannot be used, the first is row {first + 1}: {reason}")
+        reasons = [reason if wrong else None for wrong in bad]
+        raise row_checks.RefusedRowsError(row_checks.refused(str(path), reasons, range(1, len(bad) + 1)))

@@ -1,0 +1,99 @@
+"""`wattkeeper data`: which public measured data is read, whether it is there and intact, and fetching it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
+from wattkeeper.domain.errors import WattkeeperError
+
+_Data = Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public data.")]
+_Names = Annotated[list[str] | None, typer.Argument(help="Names that `wattkeeper data list` prints; default: all.")]
+
+
+@explained
+def list_data(data: _Data = None) -> None:
+    """List public data: kind, licence, where from, and whether it is in --data with the expected content."""
+    from wattkeeper.evaluation import public_data
+
+    folder = None if data is None else data_folder(data)
+    for each in public_data.ALL:
+        found = ""
+        if folder is not None:
+            verdict = each.check(folder)
+            rows = "" if verdict.rows is None else f", {verdict.rows} rows"
+            found = f"  [{verdict.state.value}{rows}]"
+        how = "can be fetched" if each.downloads else "copy by hand"
+        typer.echo(f"{each.name} ({each.kind}, {how}){found}\n  {each.origin}\n  {each.licence}")
+
+
+@explained
+def check(
+    names: _Names = None,
+    data: _Data = None,
+    rows: Annotated[Path | None, typer.Option(help="Check your own CSV file of runs instead (docs/data.md).")] = None,
+) -> None:
+    """Read public data, or your own rows, and name every row that is refused: file, row, reason.
+
+    Absent data is no failure; changed or broken data and refused rows are (exit code 1).
+    """
+    from wattkeeper.energy import own_rows
+    from wattkeeper.evaluation import public_data
+    from wattkeeper.traces.sources import State
+
+    if rows is not None:
+        table, refused = own_rows.scan(rows)
+        for row in refused:
+            typer.echo(str(row))
+        typer.echo(f"{rows}: {len(table)} rows can be used, {len(refused)} are refused")
+        if refused:
+            raise typer.Exit(1)
+        return
+    folder, failed = data_folder(data), 0
+    for each in public_data.find(names or []):
+        found = each.check(folder)
+        count = "" if found.rows is None else f", {found.rows} rows"
+        typer.echo(f"{each.name}: {found.state.value}{count}")
+        if found.message:
+            typer.echo(f"  {found.message}")
+        for row in found.refused:
+            typer.echo(f"  {row}")
+        failed += found.state in (State.CHANGED, State.BROKEN)
+    if failed:
+        raise WattkeeperError(f"{failed} sets of data are not as expected")
+
+
+@explained
+def fetch(
+    names: _Names = None,
+    data: _Data = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Mirror that serves owner/repository/commit/path; default: GitHub.")
+    ] = None,
+) -> None:
+    """Fetch public data at its pinned commit; only expected content is kept, and nothing is overwritten.
+
+    What cannot be fetched is named with what to copy from where (exit code 1).
+    """
+    from wattkeeper.evaluation import fetch_data, public_data
+
+    folder, failures = data_folder(data), 0
+    for each in public_data.find(names or []):
+        try:
+            fetch_data.fetch(each, folder, base_url=base_url or fetch_data.RAW_FILES, report=typer.echo)
+        except WattkeeperError as error:
+            typer.echo(str(error), err=True)
+            failures += 1
+    if failures:
+        raise WattkeeperError(f"{failures} sets of data were not fetched")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-commands."""
+    group = typer.Typer(no_args_is_help=True, help="Public measured data: what is read, is it intact, fetch it.")
+    group.command("list")(list_data)
+    group.command("check")(check)
+    group.command("fetch")(fetch)
+    app.add_typer(group, name="data")

@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from wattkeeper.domain.errors import DataFileError
+from wattkeeper.energy import data, own_rows
+from wattkeeper.energy.row_checks import RefusedRowsError
+
+GOOD = {
+    "model": "acme/Foo-13B-Instruct", "gpu": "nvidia-h100-sxm", "num_gpus": 2, "weight_precision": "bfloat16",
+    "batch": 8, "prompt_tokens": 300, "output_tokens": 200, "tokens_per_second": 400, "inter_token_seconds": 0.02,
+    "gpu_watts": 400,
+}  # fmt: skip
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "runs.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def test_a_bare_row_is_completed(tmp_path):
+    table = own_rows.read(write(tmp_path, GOOD))
+    assert tuple(table.columns) == data.RUN_COLUMNS
+    row = table.iloc[0]
+    assert row["joules_per_token"] == pytest.approx(2.0)
+    assert row["group_curve"] == "acme/Foo-13B-Instruct|own|nvidia-h100-sxm|2|2"
+    assert (row["group_backbone"], row["group_rate"], row["source"]) == ("foo-13b", "not given", "own")
+    assert np.isnan(row["node_watts"])
+    assert not row["prompt_assumed"]
+
+
+def test_names_of_cards_as_dcgm_says_them(tmp_path):
+    assert own_rows.read(write(tmp_path, GOOD | {"gpu": "NVIDIA H100 80GB HBM3"}))["gpu"].iloc[0] == "nvidia-h100-sxm"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gpu_watts": 800}, "over the rated power"),
+        ({"gpu_watts": 0.4}, "below those of an idle card"),
+        ({"gpu_watts": "400 W"}, "gpu_watts is '400 W', not a bare number"),
+        ({"gpu_watts": ""}, "one of them is needed"),
+        ({"gpu_watts": -400}, "gpu_watts is zero, negative"),
+        ({"gpu_watts": "inf"}, "not finite"),
+        ({"node_watts": 1000}, "do not mix"),
+        ({"gpu_watts": "", "node_watts": 9000}, "more cards"),
+        ({"output_tokens": 0}, "output_tokens is missing, zero"),
+        ({"tokens_per_second": "nan"}, "tokens_per_second is missing"),
+        ({"inter_token_seconds": 20}, "milliseconds"),
+        ({"inter_token_seconds": 0.0002}, "far from tokens_per_second"),
+        ({"joules_per_token": 1.0}, "is not the power of all cards"),
+        ({"gpu": "abacus-9"}, "no accelerator of the catalogue"),
+        ({"model": ""}, "model is empty"),
+    ],
+)
+def test_impossible_rows_are_refused_with_file_row_and_reason(tmp_path, change, reason):
+    path = write(tmp_path, GOOD, GOOD | change)
+    table, refused = own_rows.scan(path)
+    assert len(table) == 1
+    assert [each.row for each in refused] == [2]
+    assert reason in refused[0].reason
+    with pytest.raises(RefusedRowsError, match=r"runs\.csv, row 2: "):
+        own_rows.read(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GOOD | {"gpu_wats": 1}], "unknown columns gpu_wats; known are source"),
+        ([{k: v for k, v in GOOD.items() if k != "batch"}], "columns batch are missing"),
+        ([{k: v for k, v in GOOD.items() if k != "gpu_watts"}], "one of the columns gpu_watts"),
+    ],
+)
+def test_columns(tmp_path, rows, message):
+    with pytest.raises(DataFileError, match=message):
+        own_rows.read(write(tmp_path, *rows))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n4\n", b"\n\n"])
+def test_what_is_no_table(tmp_path, content):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataFileError, match=r"runs\.csv"):
+        own_rows.read(path)
+
+
+def test_no_rows_and_no_file(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(",".join(GOOD) + "\n")
+    with pytest.raises(DataFileError, match="no rows"):
+        own_rows.read(path)
+    with pytest.raises(DataFileError, match="cannot be read"):
+        own_rows.read(tmp_path / "none.csv")
+
+
+def test_long_lists_are_shortened_but_complete(tmp_path):
+    with pytest.raises(RefusedRowsError, match="and 3 more") as caught:
+        own_rows.read(write(tmp_path, *[GOOD | {"output_tokens": 0}] * 8))
+    assert len(caught.value.refused) == 8

@@ -1,0 +1,138 @@
+import functools
+import http.server
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from wattkeeper.cli import main
+from wattkeeper.domain.errors import ChangedDataError, DataFileError
+from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
+from wattkeeper.evaluation import fetch_data, public_data
+from wattkeeper.evaluation.public_data import Download, PublicData
+from wattkeeper.traces.sources import State
+
+GOOD = b"a\n1\n"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    torn = False
+
+    def log_message(self, *_):
+        pass
+
+    def send_header(self, name, value):
+        super().send_header(name, "1000" if self.torn and name == "Content-Length" else value)
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    """(folder that is served, its address)"""
+    Quiet.torn = False
+    served = tmp_path / "served"
+    (served / "o/r/c").mkdir(parents=True)
+    for name in ("one.csv", "two.csv"):
+        (served / "o/r/c" / name).write_bytes(GOOD)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(served)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield served, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+def wanted(**changes):
+    def read(folder, check):
+        for name in ("set/one.csv", "set/two.csv"):
+            content = (folder / name).read_bytes()
+            if check and content != GOOD:
+                raise ChangedDataError(f"{name}: other content")
+            if b"-1" in content:
+                raise RefusedRowsError([RefusedRow(file=name, row=1, reason="negative")])
+        return 2
+
+    names = ("set/one.csv", "set/two.csv")
+    return PublicData(
+        **{
+            "name": "some", "kind": "energy", "licence": "MIT", "origin": "https://example.org/o/r at c",
+            "copies": (names,), "read": read,
+            "downloads": tuple(Download(path=f"o/r/c/{name[4:]}", target=name) for name in names),
+        } | changes
+    )  # fmt: skip
+
+
+def test_fetched_once_and_left_alone_then(upstream, folder):
+    lines = []
+    fetch_data.fetch(wanted(), folder, base_url=upstream[1] + "/", report=lines.append)
+    fetch_data.fetch(wanted(), folder, base_url="http://127.0.0.1:1", report=lines.append)
+    assert lines == ["some: fetched 2 files, content as expected", "some: as expected"]
+    assert wanted().check(folder).rows == 2
+    assert [path.name for path in folder.iterdir()] == ["set"]
+
+
+def test_wrong_content_is_refused_and_leaves_nothing(upstream, folder):
+    (upstream[0] / "o/r/c/two.csv").write_bytes(b"a\n2\n")
+    with pytest.raises(DataFileError, match=r"nothing is kept: set/two\.csv: other content"):
+        fetch_data.fetch(wanted(), folder, base_url=upstream[1], report=print)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["absent", "torn", "no server"])
+def test_what_does_not_arrive_says_what_to_copy(upstream, folder, fault):
+    served, url = upstream
+    Quiet.torn = fault == "torn"
+    if fault == "absent":
+        (served / "o/r/c/two.csv").unlink()
+    flat = wanted(copies=(("set/flat.csv",), *wanted().copies))
+    message = r"copy it by hand: https://example\.org/o/r at c -> set/one\.csv, set/two\.csv of the data"
+    with pytest.raises(DataFileError, match=message):
+        fetch_data.fetch(flat, folder, base_url="http://127.0.0.1:1" if fault == "no server" else url, report=print)
+    assert not list(folder.iterdir())
+
+
+def test_other_content_is_not_overwritten(upstream, folder):
+    (folder / "set").mkdir()
+    for name in ("one.csv", "two.csv"):
+        (folder / "set" / name).write_bytes(b"a\n-1\n")
+    found = wanted().check(folder)
+    assert (found.state, [row.row for row in found.refused]) == (State.CHANGED, [1])
+    with pytest.raises(DataFileError, match="move those files away first"):
+        fetch_data.fetch(wanted(), folder, base_url=upstream[1], report=print)
+    assert (folder / "set/one.csv").read_bytes() == b"a\n-1\n"
+
+
+def test_what_no_program_can_fetch(folder):
+    with pytest.raises(DataFileError, match="no file in the form that is read; copy it by hand"):
+        fetch_data.fetch(wanted(downloads=()), folder, report=print)
+
+
+def test_every_set_is_named_once_and_downloads_make_a_full_copy():
+    assert len({each.name for each in public_data.ALL}) == len(public_data.ALL)
+    for each in public_data.ALL:
+        if each.downloads:
+            assert tuple(download.target for download in each.downloads) in each.copies, each.name
+    with pytest.raises(DataFileError, match="no public data is called nope; known are ml-energy-v3"):
+        public_data.find(["nope"])
+
+
+def test_command_lines(tmp_path, folder):
+    run = CliRunner().invoke(main.app, ["data", "list", "--data", str(folder)])
+    assert run.exit_code == 0
+    assert "ml-energy-v3 (energy, can be fetched)  [absent]" in run.stdout
+    rows = tmp_path / "runs.csv"
+    rows.write_text(
+        "model,gpu,num_gpus,weight_precision,batch,prompt_tokens,output_tokens,tokens_per_second,inter_token_seconds,"
+        "gpu_watts\nm,nvidia-h100-sxm,1,fp8,8,300,200,400,0.02,300\nm,nvidia-h100-sxm,1,fp8,8,300,0,400,0.02,300\n"
+    )
+    run = CliRunner().invoke(main.app, ["data", "check", "--rows", str(rows)])
+    assert run.exit_code == 1
+    assert f"{rows}, row 2: output_tokens is missing, zero" in run.stdout
+    assert "1 rows can be used, 1 are refused" in run.stdout
