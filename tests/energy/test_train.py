@@ -5,6 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from wattkeeper.cli import train as command
+from wattkeeper.domain.errors import DataFileError
 from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, train
 from wattkeeper.energy.baselines import Rows
 from wattkeeper.energy.model import EnergyModel
@@ -164,3 +165,22 @@ def test_accuracy_on_unseen_groups(data_folder):
             assert score[key]["hybrid"] > score[key][baseline] + 2.0, (key, baseline)
     for result in results:
         assert result.coverage["hybrid"] >= 0.85, result.split
+
+
+def test_own_rows_join_the_public_ones(data_folder, tmp_path):
+    public = data.load_ml_energy(data_folder)
+    path = tmp_path / "own.csv"
+    head = "model,gpu,num_gpus,weight_precision,batch,prompt_tokens,output_tokens,tokens_per_second,inter_token_seconds"
+    path.write_text(
+        f"{head},gpu_watts\nmeta-llama/Llama-3.1-8B-Instruct,h100-sxm,1,bfloat16,24,600,200,2400,0.01,420\n"
+    )
+    both = train.joined(public, path)
+    assert len(both) == len(public) + 1
+    own = both.iloc[-1]
+    assert own["max_num_seqs"] == 24
+    assert own["joules_per_token"] == pytest.approx(420 / 2400)
+    path.write_text(
+        f"{head},node_watts\nmeta-llama/Llama-3.1-8B-Instruct,h100-sxm,1,bfloat16,24,600,200,2400,0.01,900\n"
+    )
+    with pytest.raises(DataFileError, match="rows with node_watts alone must be left out"):
+        train.joined(public, path)

@@ -23,13 +23,20 @@ def train(
     data_folder: Annotated[
         Path | None, typer.Option("--data", help=f"Folder of measured data; default: ${data_files.DATA_VARIABLE}.")
     ] = None,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV of your own steady runs (docs/data.md), to join the public ones; repeat for more."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same data and seed give the same bytes.", min=0)] = 0,
 ) -> None:
     """Train the energy model on public measured runs, and show how accurate it is on runs it has not seen."""
     console = Console(stderr=True)
     try:
         payload, results = training.train(
-            data_files.data_folder(data_folder), seed=seed, report=lambda line: console.print(line, style="dim")
+            data_files.data_folder(data_folder),
+            own=rows or (),
+            seed=seed,
+            report=lambda line: console.print(line, style="dim"),
         )
         training.write(payload, output)
     except (WattkeeperError, OSError) as error:

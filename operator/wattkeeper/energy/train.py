@@ -4,14 +4,15 @@ What is learned is ln(measured / estimated) of the watts per busy GPU. The inter
 out: the curve of a known model for models in the data, whole model families for all others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, factors
+from wattkeeper.domain.errors import DataFileError
+from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, factors, own_rows
 from wattkeeper.energy.artefact import Payload
 from wattkeeper.energy.evaluate import SplitResult
 
@@ -48,17 +49,32 @@ def fit(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> Paylo
 
 
 def train(
-    folder: Path, *, seed: int = 0, report: Callable[[str], None] = lambda _: None
+    folder: Path, *, own: Sequence[Path] = (), seed: int = 0, report: Callable[[str], None] = lambda _: None
 ) -> tuple[Payload, list[SplitResult]]:
-    """Load, evaluate, fit.
+    """Load, evaluate, fit. `own` are files of a user's own steady runs (`energy.own_rows`), which join the public ones.
 
-    Raises DataFileError: a data file is missing or not the expected one.
+    Raises DataFileError: a data file is missing or not the expected one; RefusedRowsError: own rows that are impossible.
     """
     report("loading measured runs")
     closed, open_ = data.load_ml_energy(folder), data.load_nlr(folder)
+    for path in own:
+        closed = joined(closed, path)
+        report(f"with {path}: {len(closed)} runs")
     results = evaluate.evaluate_all(closed, open_, seed=seed, report=report)
     report("fitting on all closed-loop runs")
     return fit(closed, results, seed=seed), results
+
+
+def joined(closed: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Public runs and a user's own ones, whose measured batch stands where no closed loop held it.
+
+    Raises DataFileError: no such file of runs, or only the node's power was measured. RefusedRowsError: impossible rows.
+    """
+    rows = own_rows.read(path)
+    if rows["gpu_watts"].isna().any():
+        raise DataFileError(f"{path}: watts of GPUs are learned; rows with node_watts alone must be left out")
+    rows["max_num_seqs"] = rows["max_num_seqs"].fillna(rows["batch"])
+    return pd.concat([closed, rows], ignore_index=True)
 
 
 def _half_widths(results: list[SplitResult]) -> dict[str, float]:
@@ -71,6 +87,7 @@ def _half_widths(results: list[SplitResult]) -> dict[str, float]:
 
 
 def _card(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> dict[str, Any]:
+    own = int((closed["source"] != data.ML_ENERGY_V3.name).sum())
     return {
         "title": "Watts per busy GPU of vLLM serving: physical estimate x exp(LightGBM residual)",
         "target": "ln(measured / estimated watts per GPU)",
@@ -78,6 +95,7 @@ def _card(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> dic
             "rows": len(closed),
             "models": int(closed["model"].nunique()),
             "gpus": sorted(set(closed["gpu"])),
+            **({"own_rows": own} if own else {}),
         },
         "data": [data.ML_ENERGY_V3.provenance(), data.NLR_H100.provenance()],
         "split": "grouped cross-validation, groups never split; 90 % group-bootstrap intervals",
@@ -114,7 +132,8 @@ def card_markdown(payload: Payload) -> str:
     trained = card["trained_on"]
     lines += [
         "",
-        f"Trained on {trained['rows']} runs of {trained['models']} models on {', '.join(trained['gpus'])}.",
+        f"Trained on {trained['rows']} runs of {trained['models']} models on {', '.join(trained['gpus'])}"
+        + (f", {trained['own_rows']} of them a user's own." if "own_rows" in trained else "."),
         "",
     ]
     lines += ["## Accuracy on held-out groups", "", f"{card['score']} (90 % interval); {card['split']}.", ""]
