@@ -51,9 +51,9 @@ def fit(closed: pd.DataFrame, results: list[SplitResult], *, seed: int) -> Paylo
 def train(
     folder: Path, *, own: Sequence[Path] = (), seed: int = 0, report: Callable[[str], None] = lambda _: None
 ) -> tuple[Payload, list[SplitResult]]:
-    """Load, evaluate, fit. `own` are files of a user's own steady runs (`energy.own_rows`), which join the public ones.
+    """Load, evaluate, fit. `own` are files of a user's steady runs (`energy.own_rows`), which join the public ones.
 
-    Raises DataFileError: a data file is missing or not the expected one; RefusedRowsError: own rows that are impossible.
+    Raises DataFileError: a data file is missing or not the expected one. RefusedRowsError: impossible own rows.
     """
     report("loading measured runs")
     closed, open_ = data.load_ml_energy(folder), data.load_nlr(folder)
@@ -68,7 +68,7 @@ def train(
 def joined(closed: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Public runs and a user's own ones, whose measured batch stands where no closed loop held it.
 
-    Raises DataFileError: no such file of runs, or only the node's power was measured. RefusedRowsError: impossible rows.
+    Raises DataFileError: no file of runs, or only the node's power was measured. RefusedRowsError: impossible rows.
     """
     rows = own_rows.read(path)
     if rows["gpu_watts"].isna().any():
