@@ -65,7 +65,9 @@ def play(world, engine, *, ticks, begin=0):
         at = world.now()
         world.source.pods = {
             (world.namespace, pod): dataclasses.replace(
-                reading(world.namespace, pod, now=at, age_seconds=0.0), engine=engine.counters(at)
+                # Watts follow the load, or the sensor would be taken for stuck.
+                reading(world.namespace, pod, now=at, age_seconds=0.0, watts=340.0 + 0.8 * engine.decodes),
+                engine=engine.counters(at),
             )
             for pod in world.pod_names()
         }
