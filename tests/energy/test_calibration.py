@@ -1,5 +1,7 @@
 """Conditioning a deployment's residual on a few readings."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,9 +60,9 @@ def test_another_reading_never_widens(before: list[Reading], new: Reading) -> No
 
 
 @given(st.lists(readings, max_size=6), st.randoms())
-def test_the_order_of_readings_does_not_matter(some: list[Reading], random: object) -> None:
+def test_the_order_of_readings_does_not_matter(some: list[Reading], random: Random) -> None:
     shuffled = list(some)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert np.allclose(
         calibration.condition(KERNEL, some, BATCHES), calibration.condition(KERNEL, shuffled, BATCHES), atol=1e-6
     )

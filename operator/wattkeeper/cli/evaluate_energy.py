@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from wattkeeper.cli.errors import explained
 from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wattkeeper.energy.held_out import HeldOut
 
 
@@ -61,13 +64,13 @@ def energy(
     def report(line: str) -> None:
         progress.print(line, style="dim", highlight=False)
 
-    parts = {
-        Part.RUNS: ml_energy_evaluate.held_out,
-        Part.OPEN: nlr_evaluate.held_out,
-        Part.CAPS: caps_evaluate.held_out,
+    parts: dict[Part, Callable[..., list[HeldOut]]] = {
+        Part.RUNS: partial(ml_energy_evaluate.held_out, seed=seed),
+        Part.OPEN: partial(nlr_evaluate.held_out, seed=seed),
+        Part.CAPS: partial(caps_evaluate.held_out, seed=seed),
         Part.CLOCKS: clocks_evaluate.held_out,
     }
-    found = [held for name in part or list(Part) for held in parts[name](folder, seed=seed, report=report)]
+    found = [held for name in part or list(Part) for held in parts[name](folder, report=report)]
     if pictures is not None:
         from wattkeeper.evaluation import energy_pictures
 

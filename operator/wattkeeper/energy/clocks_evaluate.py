@@ -23,7 +23,7 @@ _TDP_WATTS = 575.0
 """NVIDIA's rating of the RTX 5090."""
 
 
-def held_out(folder: Path, *, seed: int, report: Callable[[str], None]) -> list[HeldOut]:  # noqa: ARG001 - as others
+def held_out(folder: Path, *, report: Callable[[str], None]) -> list[HeldOut]:
     """Both targets at each memory clock; `seed` is of the shared form and changes nothing. Raises DataFileError."""
     report("locked clocks, one card")
     table = powercap_data.load_clock_grid(folder)

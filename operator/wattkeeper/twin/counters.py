@@ -26,7 +26,6 @@ ITERATION_TOKEN_BOUNDS = (
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
 )  # fmt: skip
 PREEMPTION_BOUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
-REQUEST_N_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
 
 def length_bounds(maximum_tokens: int) -> tuple[float, ...]:
