@@ -75,7 +75,10 @@ class Miniature:
         start, end, step = (float(form[name]) for name in ("start", "end", "step"))
         times, found = self.range(form["query"], start, end, step)
         result = [
-            {"metric": dict(labels), "values": [[at, repr(v)] for at, v in zip(times, values, strict=True) if v == v]}
+            {
+                "metric": dict(labels),
+                "values": [[float(at), repr(float(v))] for at, v in zip(times, values, strict=True) if v == v],
+            }
             for labels, values in found.items()
         ]
         data = {"resultType": "matrix", "result": [each for each in result if each["values"]]}

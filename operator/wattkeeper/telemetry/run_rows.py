@@ -8,7 +8,7 @@ Of each cell at most `per_point` runs are kept, spread evenly over time, so that
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ class OwnHistory:
             "tokens_per_second": [run.tokens_per_second for run in self.runs],
             "inter_token_seconds": [run.inter_token_seconds for run in self.runs],
             "gpu_watts": [run.gpu_watts for run in self.runs],
-            "group_rate": [f"{run.requests_per_second:.1g}" for run in self.runs],
+            "group_rate": [f"{float(f'{run.requests_per_second:.1g}'):g}" for run in self.runs],
         }
         table = pd.DataFrame(columns, index=range(len(self.runs)))
         for name in table.select_dtypes("float").columns:
@@ -106,9 +106,12 @@ def collect(
     Raises TelemetryError: Prometheus fails or lacks series, or the series do not tell, or tell differently, what the
     deployment runs on. UnknownAcceleratorError, UnknownModelError: not in the catalogue.
     """
-    found = run_history.read(settings, span, pods=deployment.pods, engine_matchers=deployment.engine_matchers)
+    queries = settings.queries
     if deployment.namespace is not None:
-        found = [each for each in found if each.namespace == deployment.namespace]
+        queries = replace(queries, namespaces=(deployment.namespace,))
+    found = run_history.read(
+        replace(settings, queries=queries), span, pods=deployment.pods, engine_matchers=deployment.engine_matchers
+    )
     return of_histories(found, deployment, per_point=per_point, lengths=lengths)
 
 

@@ -333,11 +333,13 @@ def _run(
 def _hardly_busy(run: SteadyRun, total: Mapping[str, float], intervals: _Intervals, rows: slice) -> bool:
     """Whether the engine paused between requests, so that watts are not those of the batch.
 
-    From a mean of `BUSY_DECODES` on it never does. Below, steps times their mean length tell, else the cards' use.
+    From a mean of `BUSY_DECODES` on it never does. Below, steps times their mean length and the cards' use must both
+    say so where they are known, and one must be: steps are weighted with their decodes, which makes them look longer.
     """
     if run.batch >= BUSY_DECODES:
         return False
-    steps, use = total["iteration_count"], intervals.utilisation[rows]
-    if math.isfinite(steps) and total["inter_token_count"] > 0.0:
-        return steps * run.inter_token_seconds / run.seconds < LEAST_BUSY
-    return not (np.isfinite(use).all() and float(use.mean()) >= LEAST_BUSY)
+    use = intervals.utilisation[rows]
+    shares = [float(use.mean())] if np.isfinite(use).all() else []
+    if math.isfinite(total["iteration_count"]) and total["inter_token_count"] > 0.0:
+        shares.append(total["iteration_count"] * run.inter_token_seconds / run.seconds)
+    return min(shares, default=0.0) < LEAST_BUSY
