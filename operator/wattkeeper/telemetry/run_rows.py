@@ -245,9 +245,14 @@ def _gpus(histories: Sequence[ReplicaHistory], deployment: Deployment) -> int:
         for history in histories
         if history.gpus
     }
-    if deployment.gpus is not None:
-        return deployment.gpus
     counts = set(seen.values()) - {0}
+    if deployment.gpus is not None:
+        if counts and deployment.gpus not in counts:
+            pod, count = next(iter(sorted(seen.items())))
+            raise TelemetryError(
+                f"{deployment.name} was said to have {deployment.gpus} GPUs per replica, but {pod} has watts of {count}"
+            )
+        return deployment.gpus
     if len(counts) == 1:
         return counts.pop()
     if not counts:

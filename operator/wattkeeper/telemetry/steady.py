@@ -103,9 +103,9 @@ class _Sums:
         weight = np.where(known, seconds, 0.0)
         values = np.where(known, level.values, 0.0)
         total = float(weight.sum())
-        scale = float(weight @ values) / total if total > 0.0 else 1.0
+        scale = float(weight @ values) / total if total > 0.0 else 0.0
         # About the mean of all, so that squares do not cancel.
-        value = np.where(known, values / scale - 1.0, 0.0)
+        value = np.where(known, values / (scale or 1.0) - 1.0, 0.0)
         middle = np.cumsum(seconds) - seconds / 2.0
         columns = (weight, weight * middle, weight * middle**2, weight * middle * value, weight * value)
         self._sums = np.vstack([np.concatenate(([0.0], np.cumsum(each))) for each in (*columns, weight * value**2)])
