@@ -20,7 +20,7 @@ from wattkeeper.energy.row_checks import RefusedRow
 from wattkeeper.physics import catalogue, profiles
 from wattkeeper.physics.architecture import Precision
 from wattkeeper.physics.profile import GpuSpec
-from wattkeeper.telemetry import run_history, steady, steady_runs
+from wattkeeper.telemetry import run_history, steady_runs
 from wattkeeper.telemetry.prometheus import PrometheusSettings
 from wattkeeper.telemetry.run_history import HistorySpan, ReplicaHistory
 from wattkeeper.telemetry.steady_runs import LeftOutStretch, Reason, SteadyRun
@@ -99,7 +99,6 @@ def collect(
     deployment: Deployment,
     *,
     per_point: int = PER_POINT,
-    lengths: steady.Lengths | None = None,
 ) -> OwnHistory:
     """Read, cut and thin one deployment's history.
 
@@ -112,7 +111,7 @@ def collect(
     found = run_history.read(
         replace(settings, queries=queries), span, pods=deployment.pods, engine_matchers=deployment.engine_matchers
     )
-    return of_histories(found, deployment, per_point=per_point, lengths=lengths)
+    return of_histories(found, deployment, per_point=per_point)
 
 
 def of_histories(
@@ -120,12 +119,12 @@ def of_histories(
     deployment: Deployment,
     *,
     per_point: int = PER_POINT,
-    lengths: steady.Lengths | None = None,
+    bounds: steady_runs.Bounds = steady_runs.LEVELS,
 ) -> OwnHistory:
     """Cut and thin what was read; raises as `collect` does."""
     gpu, gpus = _gpu(histories, deployment), _gpus(histories, deployment)
     model = _model(histories, deployment)
-    parts = [steady_runs.runs_of(history, gpu=gpu, gpus=gpus, lengths=lengths) for history in histories]
+    parts = [steady_runs.runs_of(history, gpu=gpu, gpus=gpus, bounds=bounds) for history in histories]
     runs = sorted((run for part in parts for run in part.runs), key=lambda run: (run.start_seconds, run.pod))
     kept = thinned(runs, per_point)
     left_out = tuple(stretch for part in parts for stretch in part.left_out)

@@ -38,7 +38,13 @@ MOST_HITS = 0.1
 """Share of prompt tokens from the prefix cache: rows have no column for it, and the work would be overrated."""
 LEAST_CLOCK = 0.9
 """Over the card's highest: below it, away from the power limit, the clock is locked or the card too hot."""
-LEVELS = {"batch": (0.35, 0.25), "tokens_per_second": (0.35, 0.25), "gpu_watts": (0.15, 0.1), "clock_mhz": (0.1, 0.05)}
+Bounds = Mapping[str, tuple[float, float]]
+LEVELS: Bounds = {
+    "batch": (0.35, 0.25),
+    "tokens_per_second": (0.35, 0.25),
+    "gpu_watts": (0.15, 0.1),
+    "clock_mhz": (0.1, 0.05),
+}
 """Most spread and most drift of each level in a window (`telemetry.steady`)."""
 
 
@@ -110,16 +116,22 @@ class ReplicaRuns:
     left_out: tuple[LeftOutStretch, ...]
 
 
-def runs_of(history: ReplicaHistory, *, gpu: GpuSpec, gpus: int, lengths: steady.Lengths | None = None) -> ReplicaRuns:
+def runs_of(
+    history: ReplicaHistory,
+    *,
+    gpu: GpuSpec,
+    gpus: int,
+    lengths: steady.Lengths | None = None,
+    bounds: Bounds = LEVELS,
+) -> ReplicaRuns:
     """Steady runs of a replica on `gpus` cards, and what was left out of its history and why."""
     intervals = _intervals(history, gpus)
     if not len(intervals.start_seconds):
         return ReplicaRuns(runs=(), left_out=())
     broken = _broken(intervals, gpu)
     levels = [
-        Level(name=name, values=values, most_spread=LEVELS[name][0], most_drift=LEVELS[name][1])
-        for name, values in intervals.levels().items()
-        if np.isfinite(values).any()
+        Level(name=name, values=getattr(intervals, name), most_spread=spread, most_drift=drift)
+        for name, (spread, drift) in bounds.items()
     ]
     found = steady.cut(intervals.seconds, levels, broken, lengths=lengths)
     runs, stretches = [], [(part.start, part.stop, Reason(part.reason)) for part in found.left_out]
@@ -179,10 +191,6 @@ class _Intervals:
     def tokens_per_second(self) -> FloatArray:
         """Generated."""
         return self.change["generation_tokens"] / self.seconds
-
-    def levels(self) -> dict[str, FloatArray]:
-        """What must be steady, by name."""
-        return {name: getattr(self, name) for name in LEVELS}
 
 
 _COUNTED = (

@@ -1,0 +1,54 @@
+"""`wattkeeper evaluate own-history`: what rows out of a user's own Prometheus are worth."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
+
+
+class Output(StrEnum):
+    """Form of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+@explained
+def own_history(
+    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    bias: Annotated[float, typer.Option(min=0.5, max=1.15, help="Of the simulated cards' power.")] = 0.85,
+    model: Annotated[str, typer.Option(help="What the twin serves.")] = "meta-llama/Llama-3.1-8B-Instruct",
+    accelerator: Annotated[str, typer.Option(help="On what.")] = "h100-sxm",
+    seed: Annotated[int, typer.Option(min=0, help="Of traffic, training and intervals.")] = 0,
+    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+) -> None:
+    """Train with hours of a simulated service whose power no table knows, and hold later hours against the model."""
+    # Imported here: the other commands shall not wait for LightGBM.
+    from wattkeeper.evaluation import own_history as evaluation
+    from wattkeeper.evaluation import rendering
+
+    progress, console = Console(stderr=True), Console()
+    found = evaluation.evaluate(
+        data_folder(data),
+        bias=bias,
+        model=model,
+        accelerator=accelerator,
+        seed=seed,
+        report=lambda line: progress.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
+    )
+    made = evaluation.tables(found)
+    match output:
+        case Output.JSON:
+            typer.echo(json.dumps([rendering.plain(table) for table in made], indent=2))
+        case Output.MARKDOWN:
+            typer.echo("\n".join(rendering.markdown(table) for table in made))
+        case Output.TABLE:
+            for table in made:
+                console.print(rendering.rich(table))
