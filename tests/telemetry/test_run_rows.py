@@ -235,6 +235,36 @@ def test_two_models_must_be_told_apart(small):
     assert collect(small, only).replicas == 1
 
 
+def test_data_parallel_ranks_are_not_one_engine(small):
+    for labels, points in list(small.store.series.items()):
+        named = dict(labels)
+        if named.get("engine") == "0":
+            small.store.series[frozenset((named | {"engine": "1"}).items())] = points
+    with pytest.raises(TelemetryError, match=r"chat-0 of team/chat runs 2 engines \(data-parallel ranks\)"):
+        collect(small)
+
+
+def test_speculative_decoding_is_not_a_plain_step(small):
+    recorded = record(((0, 12.0), (600, 12.0)), pods=1)
+    for labels, (_, values) in recorded.store.series.items():
+        if dict(labels)["__name__"] == "vllm:generation_tokens_total":
+            values[:] = [2.0 * value for value in values]
+    found = collect(recorded)
+    assert found.runs == ()
+    assert seconds_of(found)[Reason.SPECULATIVE] > 400.0
+
+
+def test_two_pods_on_one_card_have_no_watts(small):
+    for labels, points in list(small.store.series.items()):
+        named = dict(labels)
+        if named.get("exported_pod") == "chat-0":
+            small.store.series[frozenset((named | {"exported_pod": "chat-1"}).items())] = points
+    found = collect(small, Deployment(**vars(CHAT) | {"gpus": 1}))
+    assert {run.pod for run in found.runs} <= {"chat-1"}
+    assert seconds_of(found)[Reason.NO_WATTS] > 300.0
+    assert any("raise it" in line for line in run_rows.summary(found))
+
+
 def test_slices_and_shared_cards_have_no_watts(small):
     mig = collect(with_labels(small, lambda labels: labels | ({"GPU_I_ID": "1"} if "UUID" in labels else {})),
                   Deployment(**vars(CHAT) | {"gpus": 1}))  # fmt: skip
@@ -334,6 +364,30 @@ def test_wrong_words(words, message, tmp_path):
     found = CliRunner().invoke(main.app, words)
     assert found.exit_code == 1
     assert message in found.output
+
+
+def test_train_joins_the_same_rows(two_loads, tmp_path, monkeypatch):
+    asked = {}
+
+    def train(folder, *, own, seed, report):
+        asked.update(own=own, rows=own_rows.read(own[-1]))
+        raise DataFileError("enough")
+
+    monkeypatch.setattr("wattkeeper.energy.train.train", train)
+    other = tmp_path / "other.csv"
+    with two_loads.store as store:
+        times = ["--since", "2023-11-14T22:13:30Z", "--until", "2023-11-14T23:03:30Z"]
+        words = ["train", "--from-prometheus", store.url, "--namespace", "team", "--pods", "chat-.*", *times]
+        words += ["--data", str(tmp_path), "--rows", str(other), "--output", str(tmp_path / "energy.json")]
+        found = CliRunner().invoke(main.app, words)
+        again = CliRunner().invoke(main.app, ["data", "from-prometheus", store.url, "--namespace", "team", "--pods",
+                                              "chat-.*", *times, "--output", str(tmp_path / "own.csv")])  # fmt: skip
+    assert found.exit_code == 1
+    assert "enough" in found.output
+    assert "runs kept" in found.output
+    assert again.exit_code == 0
+    assert asked["own"] == [other, tmp_path / "energy.own-rows.csv"]
+    pd.testing.assert_frame_equal(asked["rows"], own_rows.read(tmp_path / "own.csv"))
 
 
 def test_nobody_answers(tmp_path):

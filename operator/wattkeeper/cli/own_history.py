@@ -75,7 +75,9 @@ def from_prometheus(
     precision: Precision = None,
     since: Since = "7d",
     until: Until = "0h",
-    step: Annotated[float, typer.Option(min=5.0, help="Seconds; the scrape interval or a little more.")] = 30.0,
+    step: Annotated[
+        float, typer.Option(min=5.0, max=120.0, help="Seconds; at least the scrape interval of the GPU exporter.")
+    ] = 30.0,
     per_point: Annotated[int, typer.Option(min=1, help="Most runs of one operating point.")] = run_rows.PER_POINT,
     selector: Annotated[
         list[str] | None, typer.Option(help='Matcher of the engines\' series, such as model_name="m"; repeatable.')

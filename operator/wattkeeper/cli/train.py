@@ -46,6 +46,7 @@ def train(
     model: own_history.Model = None,
     gpu: own_history.Gpu = None,
     gpus: own_history.Gpus = None,
+    precision: own_history.Precision = None,
     since: own_history.Since = "7d",
     until: own_history.Until = "0h",
     token_file: own_history.TokenFile = None,
@@ -57,7 +58,7 @@ def train(
     own = list(rows or ())
     try:
         if from_prometheus is not None:
-            said = own_history.Said(model=model, gpu=gpu, gpus=gpus)
+            said = own_history.Said(model=model, gpu=gpu, gpus=gpus, precision=precision)
             own_file = output.with_name(f"{output.stem}.own-rows.csv")
             own_file.parent.mkdir(parents=True, exist_ok=True)
             own_history.collect(

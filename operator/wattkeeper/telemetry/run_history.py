@@ -57,6 +57,8 @@ class ReplicaHistory:
     """By the names of `domain.observation.EngineCounters`, (T,) each; NaN where not served."""
     model_names: tuple[str, ...] = ()
     """As the engines call what they serve."""
+    engines: int = 1
+    """Data-parallel ranks."""
     gpus: tuple[GpuHistory, ...] = ()
     kepler_watts: FloatArray | None = None
     """(T,) of all its GPUs together, where no exporter of the cards was found."""
@@ -198,7 +200,7 @@ def _replica(
         "inter_token_count": of(gaps, "inter_token_count", "_count"),
         "iteration_count": of(iterations, "iteration_count", "_count"),
     }
-    served = {labels["model_name"] for labels, _ in series if labels.get("model_name")}
+    served, ranks = ({labels[name] for labels, _ in series if labels.get(name)} for name in ("model_name", "engine"))
     return ReplicaHistory(
         namespace=key[0],
         pod=key[1],
@@ -206,6 +208,7 @@ def _replica(
         scraped_seconds=scraped,
         engine=engine,
         model_names=tuple(sorted(served)),
+        engines=max(len(ranks), 1),
         gpus=tuple(gpus),
         kepler_watts=_greatest([values for _, values in kepler]) if kepler and not gpus else None,
     )

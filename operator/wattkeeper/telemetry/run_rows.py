@@ -29,6 +29,8 @@ PER_POINT = 6
 _BATCH_CELLS, _LENGTH_CELLS = 4.0, 2.0
 """Per doubling."""
 _DIGITS = 6
+_MUCH = 0.2
+"""Share of a history from which a reason deserves a hint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,12 @@ def of_histories(
     bounds: steady_runs.Bounds = steady_runs.LEVELS,
 ) -> OwnHistory:
     """Cut and thin what was read; raises as `collect` does."""
+    parallel = next((history for history in histories if history.engines > 1), None)
+    if parallel is not None:
+        raise TelemetryError(
+            f"{parallel.pod} of {deployment.name} runs {parallel.engines} engines (data-parallel ranks): a row is of "
+            "one engine. Choose other pods with --pods, or measure a replica with one rank"
+        )
     gpu, gpus = _gpu(histories, deployment), _gpus(histories, deployment)
     model = _model(histories, deployment)
     parts = [steady_runs.runs_of(history, gpu=gpu, gpus=gpus, bounds=bounds) for history in histories]
@@ -198,6 +206,8 @@ def summary(found: OwnHistory) -> Iterator[str]:
         yield f"  {found.thinned} runs more of operating points that are there often enough"
     for reason, seconds, stretches in left_out_by_reason(found.left_out):
         yield f"  left out: {_hours(seconds):>8} in {stretches:>4} stretches: {reason.value}"
+        if reason is Reason.NO_WATTS and seconds > _MUCH * found.history_seconds:
+            yield "    are GPUs scraped more rarely than --step? Then raise it; else see docs/metrics-read.md"
 
 
 def left_out_by_reason(stretches: Iterable[LeftOutStretch]) -> list[tuple[Reason, float, int]]:

@@ -10,7 +10,7 @@ Steady is what moves little as a whole. Over a window, for each level (such as t
 
 The spread is bounded. So is the drift, unless it is within twice its own standard error for independent values, which
 is `spread x sqrt(12 / N)`: at a light load, chance alone tilts short windows. Power bends little with the load (about
-50 W per e-fold of the batch on a card of 400 W): the mean watts of a window whose batch spreads by 30 % are 0.6 % off
+50 W per e-fold of the batch on a card of 400 W): the mean watts of a window whose batch spreads by 50 % are 1.6 % off
 the watts at its mean batch, so the bounds can be wide where traffic is bursty.
 """
 

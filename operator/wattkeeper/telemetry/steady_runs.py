@@ -22,8 +22,8 @@ from wattkeeper.telemetry import steady
 from wattkeeper.telemetry.run_history import ReplicaHistory
 from wattkeeper.telemetry.steady import Level
 
-MOST_GAP_SECONDS = 120.0
-"""Between two scrapes; longer, and nobody knows what went on."""
+MOST_GAP_SECONDS, MOST_GAP_INTERVALS = 120.0, 2.5
+"""Between two scrapes, the larger of the two (in usual intervals); longer, and nobody knows what went on."""
 STUCK_EQUAL = 1e-4
 STUCK_LOAD_MOVE = 0.05
 """Relative; watts that stay the same while the tokens per second move so much are no measurement."""
@@ -36,16 +36,19 @@ MOST_PREEMPTED = 0.01
 """Preemptions per finished request: recomputed work makes no tokens."""
 MOST_HITS = 0.1
 """Share of prompt tokens from the prefix cache: rows have no column for it, and the work would be overrated."""
+LEAST_TIMED = 0.8
+"""Times between tokens over tokens after the first; fewer, and steps make several tokens."""
 LEAST_CLOCK = 0.9
 """Over the card's highest: below it, away from the power limit, the clock is locked or the card too hot."""
 Bounds = Mapping[str, tuple[float, float]]
 LEVELS: Bounds = {
-    "batch": (0.35, 0.25),
-    "tokens_per_second": (0.35, 0.25),
-    "gpu_watts": (0.15, 0.1),
+    "batch": (0.5, 0.4),
+    "tokens_per_second": (0.5, 0.4),
+    "gpu_watts": (0.2, 0.15),
     "clock_mhz": (0.1, 0.05),
 }
-"""Most spread and most drift of each level in a window (`telemetry.steady`)."""
+"""Most spread and most drift of each level in a window (`telemetry.steady`). Those of the load keep the mean watts
+within 2 % of the watts at the mean batch; `wattkeeper evaluate own-history` shows what other bounds cost and bring."""
 
 
 class Reason(enum.StrEnum):
@@ -62,6 +65,7 @@ class Reason(enum.StrEnum):
     CLOCKED = "clock locked or throttled"
     PREEMPTED = "preemptions"
     PREFIX = "prefix cache hits"
+    SPECULATIVE = "several tokens a step (speculative decoding)"
     FEW_REQUESTS = "too few finished requests"
     SETTLING = steady.SETTLING
     UNSTEADY = steady.UNSTEADY
@@ -258,12 +262,13 @@ def _mean(columns: Sequence[FloatArray]) -> FloatArray:
 def _broken(intervals: _Intervals, gpu: GpuSpec) -> list[Reason | None]:
     """Why each interval can be in no window; the first reason that holds."""
     change = intervals.change
+    longest = max(MOST_GAP_SECONDS, MOST_GAP_INTERVALS * float(np.median(intervals.seconds)))
     with np.errstate(invalid="ignore"):
         fell = np.any([change[name] < 0.0 for name in _COUNTED], axis=0)
         missing = np.any([~np.isfinite(change[name]) for name in _NEEDED], axis=0) | ~np.isfinite(intervals.batch)
         moved = np.abs(np.diff(intervals.limit_watts, prepend=intervals.limit_watts[:1])) > 1.0
         checks = [
-            (intervals.seconds > MOST_GAP_SECONDS, Reason.GAP),
+            (intervals.seconds > longest, Reason.GAP),
             (fell, Reason.RESTARTED),
             (missing, Reason.MISSING),
             ((intervals.least_running < 1.0) | (change["generation_tokens"] <= 0.0), Reason.IDLE),
@@ -333,6 +338,7 @@ def _run(
         (requests < LEAST_REQUESTS, Reason.FEW_REQUESTS),
         (total["preemptions"] > MOST_PREEMPTED * requests, Reason.PREEMPTED),
         (run.hit_ratio > MOST_HITS, Reason.PREFIX),
+        (decodes < LEAST_TIMED * (tokens - requests), Reason.SPECULATIVE),
         (slow, Reason.CLOCKED),
     )
     return run, next((reason for bad, reason in checks if bad), None)
