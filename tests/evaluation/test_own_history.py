@@ -38,11 +38,15 @@ def test_tables_tell_all_that_was_found():
     errors = own_history._errors("a", np.array([110.0, 90.0]), np.array([100.0, 100.0]), seed=0)
     assert (errors.mean_error, errors.mean_absolute) == (pytest.approx(0.0), pytest.approx(10.0))
     found = own_history.Found(
+        model=MODEL,
+        accelerator="h100-sxm",
         bias=0.9,
         training_rows=7,
         held=(own_history.Held(name="all", runs=2, errors=(errors,)),),
         bounds=(own_history.Bounds(factor=1.0, runs=3, used=0.5, scatter=0.2),),
     )
+    assert "h100-sxm draws 0.9 times" in own_history.summary(found)
+    assert "gave 7 rows" in own_history.summary(found)
     text = "\n".join(rendering.markdown(table) for table in own_history.tables(found))
     assert "power 0.9 times the twin's (7 own rows)" in text
     assert "| all | 2 | a | 0.00 | 10.00 |" in text

@@ -28,6 +28,10 @@ def own_history(
     accelerator: Annotated[str, typer.Option(help="On what.")] = "h100-sxm",
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, training and intervals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    page: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
+    ] = None,
 ) -> None:
     """Train with hours of a simulated service whose power no table knows, and hold later hours against the model."""
     # Imported here: the other commands shall not wait for LightGBM.
@@ -43,12 +47,15 @@ def own_history(
         seed=seed,
         report=lambda line: progress.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )
-    made = evaluation.tables(found)
+    made, summary = evaluation.tables(found), evaluation.summary(found)
+    if page is not None:
+        rendering.fill(page, name="evaluate own-history", tables=made, intro=summary)
     match output:
         case Output.JSON:
-            typer.echo(json.dumps([rendering.plain(table) for table in made], indent=2))
+            typer.echo(json.dumps({"summary": summary, "tables": [rendering.plain(table) for table in made]}, indent=2))
         case Output.MARKDOWN:
-            typer.echo("\n".join(rendering.markdown(table) for table in made))
+            typer.echo(summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
         case Output.TABLE:
+            console.print(summary, highlight=False, soft_wrap=True)
             for table in made:
                 console.print(rendering.rich(table))

@@ -47,7 +47,7 @@ FACTORS = (0.3, 0.6, 1.0, 1.7, 3.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Of predictions for N held-out runs, in percent of the measured watts."""
+    """Of the predictions for N runs, in percent of the measured watts."""
 
     name: str
     mean_error: float
@@ -83,6 +83,8 @@ class Bounds:
 class Found:
     """All that was found."""
 
+    model: str
+    accelerator: str
     bias: float
     training_rows: int
     held: tuple[Held, ...]
@@ -130,6 +132,8 @@ def evaluate(
         swing_hours=_QUICK_SWING_HOURS,
     )  # fmt: skip
     return Found(
+        model=model,
+        accelerator=accelerator,
         bias=bias,
         training_rows=len(known),
         held=tuple(
@@ -289,6 +293,17 @@ def _bounds(history: ReplicaHistory, deployment: Deployment) -> list[Bounds]:
             )
         )
     return made
+
+
+def summary(found: Found) -> str:
+    """The main figures in a sentence or two."""
+    overall = found.held[0]
+    texts = [f"{each.mean_absolute:.1f} % ({each.low:.1f} to {each.high:.1f}) {each.name}" for each in overall.errors]
+    return (
+        f"A simulated replica of {found.model} on {found.accelerator} draws {found.bias:g} times what the twin's tables "
+        f"say. {TRAIN_HOURS:g} hours of its history gave {found.training_rows} rows. Mean absolute error of the watts of "
+        f"{overall.runs} runs of {HELD_HOURS:g} later hours: {'; '.join(texts)}."
+    )
 
 
 def tables(found: Found) -> list[Table]:
