@@ -35,7 +35,7 @@ def test_wider_bounds_use_more_of_the_history():
 
 
 def test_tables_tell_all_that_was_found():
-    errors = own_history._errors("a", np.array([110.0, 90.0]), np.array([100.0, 100.0]), seed=0)
+    errors = own_history._errors("a", np.array([110.0, 90.0]), np.array([100.0, 100.0]), np.array([0.0, 0.0]), seed=0)
     assert (errors.mean_error, errors.mean_absolute) == (pytest.approx(0.0), pytest.approx(10.0))
     found = own_history.Found(
         model=MODEL,
