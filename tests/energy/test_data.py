@@ -7,7 +7,7 @@ import pytest
 
 from wattkeeper.domain import data_files
 from wattkeeper.domain.errors import DataFileError
-from wattkeeper.energy import data
+from wattkeeper.energy import data, sources
 
 
 def test_no_folder_named(monkeypatch):
@@ -86,7 +86,7 @@ def test_wrong_units_and_gaps_are_refused(tmp_path, change):
 
 @pytest.mark.parametrize("change", [{"gpu_model": "Z9"}, {"task": "poems"}])
 def test_unknown_gpu_or_task(tmp_path, change):
-    with pytest.raises(DataFileError, match="unknown GPU or task"):
+    with pytest.raises(DataFileError, match=r"llm_v3_flat.csv, row 1: unknown (GPU Z9|task poems)"):
         data.load_ml_energy(_folder(tmp_path, [_ml_energy(**change)]), check=False)
 
 
@@ -109,9 +109,9 @@ def test_upstream_files_and_a_flat_copy_are_equally_good(tmp_path):
 
 def test_content_checksum_ignores_order_and_sees_every_value():
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
-    same = data.content_sha256(frame)
-    assert data.content_sha256(frame.iloc[::-1][["b", "a"]]) == same
-    assert data.content_sha256(frame.assign(a=[1.0, 2.0000000001])) != same
+    same = sources.content_sha256(frame)
+    assert sources.content_sha256(frame.iloc[::-1][["b", "a"]]) == same
+    assert sources.content_sha256(frame.assign(a=[1.0, 2.0000000001])) != same
 
 
 @pytest.mark.parametrize(

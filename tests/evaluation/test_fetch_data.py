@@ -9,7 +9,7 @@ from wattkeeper.cli import main
 from wattkeeper.domain.errors import ChangedDataError, DataFileError
 from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
 from wattkeeper.evaluation import fetch_data, public_data
-from wattkeeper.evaluation.public_data import Download, PublicData
+from wattkeeper.evaluation.public_data import Content, Download, PublicData
 from wattkeeper.traces.sources import State
 
 GOOD = b"a\n1\n"
@@ -57,7 +57,7 @@ def wanted(**changes):
                 raise ChangedDataError(f"{name}: other content")
             if b"-1" in content:
                 raise RefusedRowsError([RefusedRow(file=name, row=1, reason="negative")])
-        return 2
+        return Content(rows=2)
 
     names = ("set/one.csv", "set/two.csv")
     return PublicData(
@@ -74,7 +74,7 @@ def test_fetched_once_and_left_alone_then(upstream, folder):
     fetch_data.fetch(wanted(), folder, base_url=upstream[1] + "/", report=lines.append)
     fetch_data.fetch(wanted(), folder, base_url="http://127.0.0.1:1", report=lines.append)
     assert lines == ["some: fetched 2 files, content as expected", "some: as expected"]
-    assert wanted().check(folder).rows == 2
+    assert wanted().check(folder).content.rows == 2
     assert [path.name for path in folder.iterdir()] == ["set"]
 
 

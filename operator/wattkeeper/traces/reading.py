@@ -20,6 +20,7 @@ MOST_TOKENS = 10_000_000
 """More in one request is taken for another unit or a broken file."""
 LONGEST_SPAN_SECONDS = 10 * 366 * 86400.0
 """A longer trace is taken for another unit of time or a broken stamp."""
+CUT_OFF = "the file may be cut off there"
 _ADVICE = "correct or remove this line"
 
 
@@ -121,7 +122,7 @@ class Lines:
     @property
     def notes(self) -> tuple[str, ...]:
         """What makes the end of the file doubtful."""
-        return (f"line {self.number}, the last, has no line end: the file may be cut off there",) * self.unfinished
+        return (f"line {self.number}, the last, has no line end: {CUT_OFF}",) * self.unfinished
 
 
 def rows(lines: Lines, header: Sequence[str], block: Iterable[str]) -> Iterator[tuple[Where, Mapping[str, str | None]]]:
