@@ -105,13 +105,13 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
     raw, places = sources.read(ML_ENERGY_V3, folder, words=_ML_ENERGY_WORDS, numbers=_ML_ENERGY_NUMBERS)
     if check:
         sources.check_content(ML_ENERGY_V3, raw)
-    gpus, task, known = raw["num_gpus"], raw["task"], set(_ASSUMED_PROMPT_TOKENS)
+    gpus, task = raw["num_gpus"], raw["task"]
     curve = raw["model_id"] + "|" + task + "|" + raw["gpu_model"] + "|" + _whole(gpus)
     curve += "|" + _whole(raw["tensor_parallel"])
-    reasons = [
-        f"unknown GPU {gpu}" if gpu not in _ML_ENERGY_GPUS else f"unknown task {what}" if what not in known else None
-        for gpu, what in zip(raw["gpu_model"], task, strict=True)
-    ]
+    reasons = [None if gpu in _ML_ENERGY_GPUS else f"unknown GPU {gpu!r}" for gpu in raw["gpu_model"]]
+    for position, what in enumerate(task):
+        if what not in _ASSUMED_PROMPT_TOKENS:
+            reasons[position] = reasons[position] or f"unknown task {what!r}"
     table = pd.DataFrame(
         {
             "source": ML_ENERGY_V3.name,

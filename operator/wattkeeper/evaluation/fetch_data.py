@@ -42,7 +42,9 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     if found.state is not State.ABSENT:
         raise DataFileError(f"{wanted.name}: {found.message}. Nothing is overwritten: move those files away first")
     if not wanted.downloads:
-        raise DataFileError(f"{wanted.name}: upstream has no file in the form that is read; {by_hand}")
+        raise DataFileError(
+            f"{wanted.name}: no program can fetch it (upstream holds it in another form or place); {by_hand}"
+        )
     unit = _unit(targets)
     _refuse_occupied(wanted.name, folder / unit)
     try:
