@@ -115,28 +115,31 @@ LAYERS = KernelSet(
 ALL = (TIMES, POWERS, LAYERS)
 
 
-def check(wanted: KernelSet, folder: Path, *, content: bool = True) -> int:
-    """Rows of all tables of a set, each checked; `content=False` accepts other content than the expected one.
+def load(wanted: KernelSet, folder: Path, *, check: bool = True) -> list[pd.DataFrame]:
+    """All tables of a set as published, in the order of `tables`; `check=False` accepts other content.
 
     Raises DataFileError: a file is missing, unreadable or of another kind. ChangedDataError: other content.
     RefusedRowsError: impossible rows.
     """
-    source, digest, rows, refused = wanted.source, hashlib.sha256(), 0, list[RefusedRow]()
+    source, digest = wanted.source, hashlib.sha256()
+    frames: list[pd.DataFrame] = []
+    refused: list[RefusedRow] = []
     for table in wanted.tables:
         frame, wrong = _scanned(table, folder)
         refused += [RefusedRow(file=table.file, row=at + 1, reason=reason) for at, reason in wrong.items()]
-        rows += len(frame)
+        frames.append(frame)
         for part in _parts(table.file, frame):
             digest.update(part)
     found = digest.hexdigest()
-    if content and found != source.sha256:
+    if check and found != source.sha256:
+        rows = sum(map(len, frames))
         raise ChangedDataError(
             f"{source.folder}: the content ({rows} rows, SHA-256 {found}) is not the expected one ({source.rows} rows, "
             f"{source.sha256}): {source.how_to_get}"
         )
     if refused:
         raise RefusedRowsError(refused)
-    return rows
+    return frames
 
 
 def _scanned(table: Table, folder: Path) -> tuple[pd.DataFrame, dict[int, str]]:
