@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wattkeeper.domain.errors import DataFileError
@@ -35,6 +36,23 @@ def test_impossible_rows_are_refused_with_file_row_and_reason(data_folder, tmp_p
         powercap_data.load_cap_curves(tmp_path)
     with pytest.raises(DataFileError, match=says):
         powercap_data.load_cap_curves(tmp_path, check=False)
+
+
+@pytest.mark.parametrize("column", ["sm_mhz", "tps"])
+def test_words_for_numbers_are_no_missing_figures(data_folder, tmp_path, column):
+    shutil.copytree(data_folder / "powercap", tmp_path / "powercap")
+    path = tmp_path / "powercap/rtx-curves/powercap_curves.csv"
+    table = pd.read_csv(path, dtype="str", keep_default_na=False)
+    table.loc[4, column] = "fast"
+    table.to_csv(path, index=False)
+    with pytest.raises(DataFileError, match=f"row 5: {column} is no number"):
+        powercap_data.load_rtx_curves(tmp_path, check=False)
+
+
+def test_what_is_cut_of_the_sweep_is_counted(data_folder):
+    note = powercap_data.warm_up_note(data_folder)
+    assert "1748 of 40661 requests" in note
+    assert "230 of 4103 power samples" in note
 
 
 def test_a_missing_file_says_where_it_comes_from(tmp_path):

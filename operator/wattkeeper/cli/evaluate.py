@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wattkeeper.cli import (
     evaluate_energy,
     evaluate_factors,
+    evaluate_kernels,
     evaluate_measured,
     evaluate_own_history,
     evaluate_twin,
@@ -123,6 +124,7 @@ def buckets(
 
 
 _commands.command()(evaluate_factors.factors)
+_commands.command()(evaluate_kernels.kernels)
 _commands.command()(evaluate_measured.measured)
 _commands.command()(evaluate_twin.twin)
 _commands.command()(evaluate_energy.energy)
