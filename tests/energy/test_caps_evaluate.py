@@ -9,7 +9,8 @@ CAPS = np.linspace(150.0, 550.0, 9)
 
 def curve(card, number, share):
     facts = CapFacts(
-        curve=f"{card} {number}", gpu=card, tdp_watts=600.0, prefill=number % 2 == 1, moe=False, concurrency=8.0,
+        curve=f"{card} {number}", gpu=card, model="Qwen3.6-27B", tdp_watts=600.0,
+        highest_cap_watts=600.0, prefill=number % 2 == 1, moe=False, concurrency=8.0,
         uncapped_watts=None,
     )  # fmt: skip
     knee = np.array([np.log(share), np.log(0.8)])
@@ -17,7 +18,7 @@ def curve(card, number, share):
 
 
 def test_intervals_for_a_card_never_seen_are_wider_than_for_another_curve_of_a_known_one():
-    cards = {"a": 0.4, "b": 0.6, "c": 0.8}
+    cards = {"RTX3090": 0.4, "RTX4090": 0.6, "RTX5090": 0.8}
     train = [curve(card, number, share) for card, share in cards.items() for number in range(2)]
     by_curve, by_card = (caps_evaluate._scales(train, group, seed=0) for group in
                          (caps_evaluate._curve_of, caps_evaluate._card_of))  # fmt: skip
@@ -26,7 +27,7 @@ def test_intervals_for_a_card_never_seen_are_wider_than_for_another_curve_of_a_k
 
 
 def test_no_baseline_is_faster_than_without_a_limit_and_rows_know_their_limit():
-    known = [curve("a", 0, 0.5), curve("a", 1, 0.7), curve("b", 0, 0.6)]
+    known = [curve("RTX3090", 0, 0.5), curve("RTX3090", 1, 0.7), curve("RTX4090", 0, 0.6)]
     found = caps_evaluate._split(known, "unseen curve", caps_evaluate._curve_of, seed=0, floor=99.0)
     for held in found:
         assert all(values.max() <= 1.0 for values in held.predicted.values())

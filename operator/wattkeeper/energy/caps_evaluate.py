@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import caps, powercap_data
+from wattkeeper.energy import caps, caps_operator, powercap_data
 from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.caps import READING_NOISE_LOG, CapCurve, CapFacts, CapModel
 from wattkeeper.energy.held_out import HeldOut, optimistic_share
@@ -42,7 +42,9 @@ def _curve(rows: pd.DataFrame, *, watts_known: bool) -> CapCurve:
     facts = CapFacts(
         curve=str(top["curve"]),
         gpu=str(top["gpu"]),
+        model=str(top["model"]),
         tdp_watts=float(top["tdp_watts"]),
+        highest_cap_watts=float(top["cap_watts"]),
         prefill=top["phase"] == "prefill",
         moe=bool(top["moe"]),
         concurrency=float(top["concurrency"]),
@@ -113,7 +115,8 @@ def _split(
 def _too_fast(rows: Sequence[dict[str, FloatArray]]) -> str:
     measured = _joined(rows, "measured")
     shares = [
-        f"{name} {100 * optimistic_share(_joined(rows, name), measured):.0f} %" for name in (KNEE, "slowest", "physics")
+        f"{name} {100 * optimistic_share(_joined(rows, name), measured):.0f} %"
+        for name in (KNEE, "slowest", "physics", "operator")
     ]
     return f"more than 2 % too fast: {', '.join(shares)}"
 
@@ -248,6 +251,10 @@ def _physics(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
     return caps.law(curve.facts, curve.cap_watts)
 
 
+def _operator(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
+    return caps_operator.relative(curve.facts, curve.cap_watts)
+
+
 BASELINES: dict[str, Baseline] = {
     "mean": _mean,
     "linear": _linear,
@@ -256,5 +263,6 @@ BASELINES: dict[str, Baseline] = {
     "no effect": _no_effect,
     "LightGBM": _trees,
     "physics": _physics,
+    "operator": _operator,
 }
 """`hardware` takes throughput to be proportional to the limit."""
