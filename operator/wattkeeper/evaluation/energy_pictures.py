@@ -99,7 +99,7 @@ def _card(axes: Any, held: HeldOut, card: str) -> None:
         style = (
             {"ls": ":", "lw": 1.4} if cold else {"ls": "-", "lw": 1.2, "label": _told(name.removeprefix(f"{card}|"))}
         )
-        axes.plot(x, held.predicted[caps_evaluate.KNEE][index], color=colour, **style)
+        axes.plot(x, held.predicted[caps_evaluate.MODEL][index], color=colour, **style)
     if not cold:
         axes.legend(frameon=False, fontsize=7, loc="lower right")
 
