@@ -2,8 +2,8 @@
 
 Rows are readings below the highest limit of their curve; that one is what the others are relative to and is not scored.
 Leave-one-curve-out and leave-one-card-out; everything is fitted on the other curves. Which model answers and the width
-of its interval come from leaving out of those, in turn, a curve or a card as well (`energy.caps_methods`). *Watts
-known* means that the load was read at full power, where every fleet begins: throughput and watts are known there.
+of its interval come from leaving out of those, in turn, a curve or a card as well (`energy.caps_methods`). *Read
+at full power* means that the watts drawn there are known, as they are of every fleet that begins uncapped.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,8 @@ from wattkeeper.energy.held_out import HeldOut, optimistic_share
 
 MODEL = "model"
 TARGET = "throughput under cap"
+FULL_POWER = ", read at full power"
+"""Of a split: the uncapped watts are known."""
 _NO_METHODS = ("measured", "cap_watts")
 _LOW, _HIGH = "low ", "high "
 """Before a method's name: the ends of its interval."""
@@ -60,7 +62,7 @@ def held_out(folder: Path, *, seed: int, report: Callable[[str], None]) -> list[
     for watts_known in (False, True):
         for split, group in (("unseen curve", curve_of), ("unseen GPU", card_of)):
             report(f"power caps, {split}, uncapped watts {'known' if watts_known else 'unknown'}")
-            named = f"{split}{', watts known' * watts_known}"
+            named = f"{split}{FULL_POWER * watts_known}"
             found += _split(known, named, group, watts_known=watts_known, seed=seed, floor=floor)
     return found
 

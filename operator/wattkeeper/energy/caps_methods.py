@@ -1,9 +1,8 @@
 """The models of throughput under a power limit side by side, and which of them training curves speak for.
 
-The knee (`energy.caps`), the law with its numbers drawn (`energy.cap_beliefs`), the mean of both, and before any
-reading the physical law as it is (`caps.law`), which has learnt nothing from other cards. Which one answers, and how
-wide its interval is, is learnt by holding out each group of the training curves in turn, apart for each number of
-readings. So it differs between cold and after readings, and nothing of the curve asked about is in it.
+The knee (`energy.caps`), the law with its numbers drawn (`energy.cap_beliefs`), and the mean of both. Which one
+answers, and how wide its interval is, is learnt by holding out each group of the training curves in turn, apart for
+each number of readings. So it differs between cold and after readings, and nothing of the curve asked about is in it.
 
 The interval is `scale` sigmas of the model's own. Rows of one group err together, so the scale is the quantile of
 hierarchical conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): every held-out group counts the
@@ -19,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import caps
 from wattkeeper.energy.cap_beliefs import LimitBelief, SampledLaw
 from wattkeeper.energy.caps import READING_NOISE_LOG, CapCurve, CapModel
 
-KNEE, DRAWS, BOTH, LAW = "knee", "drawn law", "both", "physics"
-METHODS = (KNEE, DRAWS, BOTH, LAW)
+KNEE, DRAWS, BOTH = "knee", "drawn law", "both"
+METHODS = (KNEE, DRAWS, BOTH)
 COVERAGE = 0.9
 _RANDOM_DRAWS = 4
 _SIGMA_SHARES = (0.16, 0.84)
@@ -85,9 +83,6 @@ class CapMethods:
             log_relative=np.mean([each.log_relative for each in both], axis=0),
             sigma_log=np.mean([each.sigma_log for each in both], axis=0),
         )
-        if not len(picked):
-            physical = np.log(caps.law(asked.facts, curve.cap_watts))
-            found[LAW] = Foreseen(log_relative=physical, sigma_log=found[DRAWS].sigma_log)
         return found
 
     def _asked(self, curve: CapCurve) -> CapCurve:

@@ -19,7 +19,7 @@ _DPI = 72
 _COLOURS = ("#1b7f5c", "#2c5f9e", "#d98b1f", "#b03060", "#7d3c98", "#8a8f98")
 _GOOD = 0.25
 """Error that the band of the scatter shows."""
-_CARD_SPLITS = {"unseen GPU": "rated watts known only", "unseen GPU, watts known": "uncapped watts known"}
+_CARD_SPLITS = {"unseen GPU": "rated watts known only", f"unseen GPU{caps_evaluate.FULL_POWER}": "read at full power"}
 _DESIGNED = "+2 designed"
 
 
