@@ -25,8 +25,8 @@ PHYSICS = EnergyModel.physics_only()
 
 def test_shipped_model_is_trusted_and_says_where_it_comes_from(model):
     assert model.trusted
-    assert model.version.startswith("energy-v1-")
-    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3", "nlr-h100"}
+    assert model.version.startswith("energy-v2-")
+    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3"}
     assert all(len(source["sha256"]) == 64 and source["licence"] for source in model.card["data"])
 
 
