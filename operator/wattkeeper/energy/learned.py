@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import optimize
 
+from wattkeeper.domain import boosting
+from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import features, gp, prior, terms
-from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.prior import REFERENCE_POWER_SHARE, Prior
 from wattkeeper.energy.terms import Deployment, Steps
@@ -183,7 +183,7 @@ class Learned:
     target: Target
     term_list: str
     priors: Priors
-    boosters: tuple[lgb.Booster, ...]
+    boosters: tuple[Booster, ...]
     process: gp.Process
     spread: float
     kernel: CalibrationKernel
@@ -195,8 +195,7 @@ class Learned:
     def tree_shares(self, runs: Runs) -> FloatArray:
         """What each column adds to the prediction through the trees, over their mean; (N, len(features.COLUMNS))."""
         columns = self.priors.columns(runs)
-        shares = [np.asarray(booster.predict(columns, pred_contrib=True, num_threads=1)) for booster in self.boosters]
-        return np.asarray(np.mean(shares, axis=0)[:, :-1] / 2.0)
+        return np.asarray(np.mean([boosting.shares(booster, columns) for booster in self.boosters], axis=0) / 2.0)
 
 
 def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str | None = None) -> Learned:
@@ -246,10 +245,10 @@ def _chosen(runs: Runs, target: Target, inner: IndexArray) -> str:
 
 
 def _predicted(
-    target: Target, priors: Priors, boosters: Sequence[lgb.Booster], process: gp.Process, runs: Runs
+    target: Target, priors: Priors, boosters: Sequence[Booster], process: gp.Process, runs: Runs
 ) -> Predicted:
     columns, base = priors.columns(runs), priors.log_value(runs, target)
-    trees = np.mean([predict_trees(booster, columns) for booster in boosters], axis=0)
+    trees = np.mean([boosting.predict(booster, columns) for booster in boosters], axis=0)
     mean, sd = process.mean_and_sd(_inputs(columns, runs))
     noise = np.exp(process.kernel.noise_log)
     return Predicted(
@@ -261,14 +260,13 @@ def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:
     return gp.Inputs(facts=columns, log2_batch=np.log2(runs.batch), groups=runs.groups)
 
 
-def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[lgb.Booster, ...]:
+def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[Booster, ...]:
     settings = {
         "objective": "regression_l1", "num_leaves": LEAVES, "learning_rate": RATE, "min_data_in_leaf": 15,
-        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1, "verbosity": -1,
+        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1,
     }  # fmt: skip
     return tuple(
-        lgb.train(settings | {"seed": seed + number}, lgb.Dataset(columns, label=residual), num_boost_round=TREES)
+        boosting.fitted(columns, residual, settings=settings | {"seed": seed + number}, rounds=TREES)
         for number in range(BOOSTERS)
     )
 

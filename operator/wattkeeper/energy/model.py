@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
@@ -53,13 +52,16 @@ class EnergyModel:
     """Predicts watts. Immutable; safe to share between threads."""
 
     def __init__(
-        self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None
-    ) -> None:
+        self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None,
+        problem: str = "",
+    ) -> None:  # fmt: skip
         self.correction = correction
         """What was learned; None: physics alone."""
         self.trusted = correction is not None
         """False where no trained correction is in use."""
         self.version = version
+        self.problem = problem
+        """Why no trained correction is in use, for people; empty where nothing is wrong."""
         self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
         self.kernel = _PHYSICS_KERNEL if correction is None else correction.model.kernel
@@ -88,11 +90,7 @@ class EnergyModel:
             )
         try:
             correction = correction_of(payload)
-        except lgb.basic.LightGBMError as error:
-            raise ModelFileError(
-                f"energy model {file} holds a booster that this LightGBM cannot read ({error}): train it again"
-            ) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ModelFileError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"energy model {file} cannot be used ({error}): train it again with `wattkeeper train`, or use the "
                 "file that ships with the package"
@@ -100,9 +98,17 @@ class EnergyModel:
         return EnergyModel(correction, version=f"energy-v2-{sha256[:8]}", card=dict(payload.card))
 
     @staticmethod
-    def physics_only() -> "EnergyModel":
-        """The physical estimate alone, with a wide interval; `trusted` is False."""
-        return EnergyModel(None)
+    def physics_only(problem: str = "") -> "EnergyModel":
+        """The physical estimate alone, with a wide interval; `trusted` is False. `problem`: why, for people."""
+        return EnergyModel(None, problem=problem)
+
+    @staticmethod
+    def load_or_physics(path: Path | None = None) -> "EnergyModel":
+        """As `load`; where the file cannot be used, physics alone, which says why in `problem`."""
+        try:
+            return EnergyModel.load(path)
+        except ModelFileError as error:
+            return EnergyModel.physics_only(str(error))
 
     def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:
         """Predictions for all queries, in their order; what is not yet known of the correction is asked at once."""
@@ -178,7 +184,7 @@ class EnergyModel:
 def correction_of(payload: artefact.Payload) -> Correction:
     """What a model file learned.
 
-    Raises ValueError, KeyError or TypeError: parts are missing or foreign. LightGBMError: a booster cannot be read.
+    Raises ValueError, KeyError or TypeError: parts are missing or foreign. ModelFileError: a booster cannot be read.
     """
     return Correction(
         learned_file.restored(payload.learned),
