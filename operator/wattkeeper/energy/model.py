@@ -49,6 +49,19 @@ class WattsPrediction:
     high_watts: FloatArray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """A factor of one state that training saw nothing like, so that the interval is wider. Values in `unit`."""
+
+    name: str
+    unit: str
+    value: float | None
+    """None: not known."""
+    low: float
+    """Smallest value in training."""
+    high: float
+
+
 class EnergyModel:
     """Predicts watts. Immutable; safe to share between threads."""
 
@@ -151,6 +164,39 @@ class EnergyModel:
         found: FloatArray = weight[:, None] * np.mean(shares, axis=0)[:, :-1]
         return found
 
+    def trained_ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of each factor in training, in its unit; empty without a model file."""
+        if self._payload is None:
+            return {}
+        low, high = factors.unscaled(self._low[None, :])[0], factors.unscaled(self._high[None, :])[0]
+        return {name: (float(low[index]), float(high[index])) for index, name in enumerate(factors.NAMES)}
+
+    def outside(self, state: points.OperatingPoints) -> list[tuple[Untrained, ...]]:
+        """Factors of each of N states that are outside the trained range or not known, and widen its interval.
+
+        Empty tuples without a model file, and where the profile's energy was measured: ranges say nothing then.
+        """
+        rows = len(state.batch)
+        if self._payload is None or state.profile.energy_provenance is not Provenance.ESTIMATED:
+            return [()] * rows
+        table, _ = self._factor_table([state], [state.busy_watts])
+        beyond = ~((table >= self._low) & (table <= self._high))
+        values, ranges = factors.unscaled(table), self.trained_ranges()
+        return [
+            tuple(
+                Untrained(
+                    name=factor.name,
+                    unit=factor.unit,
+                    value=_shown(float(values[row, column])),
+                    low=ranges[factor.name][0],
+                    high=ranges[factor.name][1],
+                )
+                for column, factor in enumerate(factors.FACTORS)
+                if beyond[row, column]
+            )
+            for row in range(rows)
+        ]
+
     def _corrections(
         self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
     ) -> tuple[FloatArray, FloatArray]:
@@ -214,6 +260,13 @@ class EnergyModel:
         widths = self._payload.half_width_log
         learned = widths["known_model" if profile.model in self._models else "new_model"]
         return weight * learned + (1.0 - weight) * widths["physics"]
+
+
+def _shown(value: float) -> float | None:
+    """A factor for people: the least value of a logarithmic scale is a zero."""
+    if not math.isfinite(value):
+        return None
+    return 0.0 if 0.0 < value <= factors.LEAST else value
 
 
 def _bounded(state: points.OperatingPoints, estimated: FloatArray, correction_log: FloatArray) -> FloatArray:
