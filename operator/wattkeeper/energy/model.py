@@ -22,9 +22,10 @@ import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import artefact, baselines, estimate, factors, points
+from wattkeeper.energy import artefact, baselines, estimate, factors, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
+from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
 PHYSICS_HALF_WIDTH_LOG = 0.6
@@ -47,19 +48,6 @@ class WattsPrediction:
     watts: FloatArray
     low_watts: FloatArray
     high_watts: FloatArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Untrained:
-    """A factor of one state that training saw nothing like, so that the interval is wider. Values in `unit`."""
-
-    name: str
-    unit: str
-    value: float | None
-    """None: not known."""
-    low: float
-    """Smallest value in training."""
-    high: float
 
 
 class EnergyModel:
@@ -166,36 +154,16 @@ class EnergyModel:
 
     def trained_ranges(self) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of each factor in training, in its unit; empty without a model file."""
-        if self._payload is None:
-            return {}
-        low, high = factors.unscaled(self._low[None, :])[0], factors.unscaled(self._high[None, :])[0]
-        return {name: (float(low[index]), float(high[index])) for index, name in enumerate(factors.NAMES)}
+        return {} if self._payload is None else trained_range.in_units(self._low, self._high)
 
     def outside(self, state: points.OperatingPoints) -> list[tuple[Untrained, ...]]:
         """Factors of each of N states that are outside the trained range or not known, and widen its interval.
 
         Empty tuples without a model file, and where the profile's energy was measured: ranges say nothing then.
         """
-        rows = len(state.batch)
         if self._payload is None or state.profile.energy_provenance is not Provenance.ESTIMATED:
-            return [()] * rows
-        table, _ = self._factor_table([state], [state.busy_watts])
-        beyond = ~((table >= self._low) & (table <= self._high))
-        values, ranges = factors.unscaled(table), self.trained_ranges()
-        return [
-            tuple(
-                Untrained(
-                    name=factor.name,
-                    unit=factor.unit,
-                    value=_shown(float(values[row, column])),
-                    low=ranges[factor.name][0],
-                    high=ranges[factor.name][1],
-                )
-                for column, factor in enumerate(factors.FACTORS)
-                if beyond[row, column]
-            )
-            for row in range(rows)
-        ]
+            return [()] * len(state.batch)
+        return trained_range.outside(state.at_full_clock(), self._low, self._high)
 
     def _corrections(
         self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
@@ -260,13 +228,6 @@ class EnergyModel:
         widths = self._payload.half_width_log
         learned = widths["known_model" if profile.model in self._models else "new_model"]
         return weight * learned + (1.0 - weight) * widths["physics"]
-
-
-def _shown(value: float) -> float | None:
-    """A factor for people: the least value of a logarithmic scale is a zero."""
-    if not math.isfinite(value):
-        return None
-    return 0.0 if 0.0 < value <= factors.LEAST else value
 
 
 def _bounded(state: points.OperatingPoints, estimated: FloatArray, correction_log: FloatArray) -> FloatArray:
