@@ -91,6 +91,7 @@ def keep_accounts(
     for entry, each, calibration, bare, found in zip(
         usable, standing, known, watts[: len(usable)], watts[len(usable) :], strict=True
     ):
+        entry.state.power_learnt = float(found.watts[0] / bare.watts[0])
         if not entry.service.rolling_out:
             _judge(entry, calibrations, calibration, plain=bare, sla_prediction=each.sla, wall=wall)
         if entry.observation.power_watts is not None:

@@ -564,6 +564,8 @@ class FleetLoop:
                 self.metrics.profile_error.labels(*labels).set(profile.relative_error)
                 self.metrics.profile_confidence.labels(*labels).set(learned.confidence)
                 self.metrics.profile_windows.labels(*labels).set(learned.windows)
+            if state.power_learnt is not None:
+                self.metrics.power_learnt.labels(*labels).set(state.power_learnt)
             self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
             self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
             shown = {item.type: item.status for item in state.written.conditions} if state.written is not None else {}
