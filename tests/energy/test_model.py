@@ -26,8 +26,8 @@ PHYSICS = EnergyModel.physics_only()
 
 def test_shipped_model_is_trusted_and_says_where_it_comes_from(model):
     assert model.trusted
-    assert model.version.startswith("energy-v1-")
-    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3", "nlr-h100"}
+    assert model.version.startswith("energy-v2-")
+    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3"}
     assert all(len(source["sha256"]) == 64 and source["licence"] for source in model.card["data"])
 
 
@@ -127,12 +127,11 @@ def test_factors_outside_the_trained_range_are_named(model):
     assert (batch.low, batch.high) == model.trained_ranges()["batch"]
 
 
-def test_what_is_not_known_or_zero_is_outside_the_trained_range(model):
+def test_what_is_not_known_is_outside_the_trained_range(model):
     state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[32.0, 0.0])])
-    strange = replace(state, kv_capacity_tokens=np.array([np.nan, 1e6]))
-    unknown, idle = model.outside(strange)
-    assert [(each.name, each.value) for each in unknown] == [("kv_fill", None)]
-    assert {each.name: each.value for each in idle}["batch"] == 0.0
+    unknown, idle = model.outside(replace(state, output_tokens=np.array([np.nan, 300.0])))
+    assert {each.name: each.value for each in unknown}["output_tokens"] is None
+    assert {each.name: each.value for each in idle}["batch"] == pytest.approx(1.0), "the least that trees are asked"
 
 
 def test_ranges_say_nothing_where_nothing_was_trained_or_all_was_measured(model):

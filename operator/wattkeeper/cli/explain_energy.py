@@ -17,7 +17,7 @@ from wattkeeper.cli import calibrate
 from wattkeeper.controller import counterfactual, reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Slo, Target
-from wattkeeper.energy import contributions, factors, points
+from wattkeeper.energy import columns, contributions, points
 from wattkeeper.energy.calibration import Calibration
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, State
 from wattkeeper.energy.model import EnergyModel
@@ -107,9 +107,9 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     static_watts = float(energy.watts([front.query(search, [static])])[0].watts[0])
     in_place_watts = next(option.watts for option in options if option.in_place)
     watts = next((option.watts for option in options if option.planned), in_place_watts)
-    trees = (energy.learned_by_factor(after.points) - energy.learned_by_factor(before.points))[0]
+    trees = (energy.learned_by_column(after.points) - energy.learned_by_column(before.points))[0]
     named = [
-        (each.name, each.dimension.value, float(value)) for each, value in zip(factors.FACTORS, trees, strict=True)
+        (each.name, each.dimension.value, float(value)) for each, value in zip(columns.COLUMNS, trees, strict=True)
     ]
     return EnergyExplained(
         service=service,

@@ -198,7 +198,7 @@ def _weight_bytes(profile: ServingProfile) -> float:
 NAMES = tuple(factor.name for factor in FACTORS)
 FADES: FloatArray = np.array([factor.fade for factor in FACTORS])
 _LOGARITHMIC = np.array([factor.scale == "log2" for factor in FACTORS])
-LEAST = 2.0**-40
+_LEAST = 2.0**-40
 """Below any factor on a log scale: zero becomes a very small number instead of -inf."""
 
 
@@ -211,7 +211,7 @@ def matrix(points: OperatingPoints, busy_watts: FloatArray, *, out: FloatArray |
         out = np.empty((len(points.batch), len(FACTORS)))
     for column, factor in enumerate(FACTORS):
         out[:, column] = factor.value(points, busy_watts)
-    out[:, _LOGARITHMIC] = np.log2(np.maximum(out[:, _LOGARITHMIC], LEAST))
+    out[:, _LOGARITHMIC] = np.log2(np.maximum(out[:, _LOGARITHMIC], _LEAST))
     np.round(out, 6, out=out)
     return out
 

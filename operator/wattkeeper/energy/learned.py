@@ -32,7 +32,7 @@ IndexArray = npt.NDArray[np.int_]
 COVERAGE = 0.9
 INNER_FOLDS = 4
 BOOSTERS = 3
-_TREES, _LEAVES, _RATE = 500, 12, 0.05
+TREES, LEAVES, RATE = 500, 12, 0.05
 _TERM_LISTS = {"textbook": terms.TEXTBOOK, "full": tuple(range(len(terms.NAMES)))}
 _PROCESS_ITERATIONS = 30
 _LEAST_SD = 0.01
@@ -192,10 +192,19 @@ class Learned:
         """Cold predictions."""
         return _predicted(self.target, self.priors, self.boosters, self.process, runs)
 
+    def tree_shares(self, runs: Runs) -> FloatArray:
+        """What each column adds to the prediction through the trees, over their mean; (N, len(features.COLUMNS))."""
+        columns = self.priors.columns(runs)
+        shares = [np.asarray(booster.predict(columns, pred_contrib=True, num_threads=1)) for booster in self.boosters]
+        return np.asarray(np.mean(shares, axis=0)[:, :-1] / 2.0)
 
-def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int) -> Learned:
-    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together."""
-    term_list = _chosen(runs, target, inner)
+
+def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str | None = None) -> Learned:
+    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together.
+
+    `term_list`: the list of terms where it was chosen elsewhere.
+    """
+    term_list = term_list or _chosen(runs, target, inner)
     used = _TERM_LISTS[term_list]
     priors = Priors.fitted(runs, used)
     residual = runs.log_target(target) - priors.log_value(runs, target)
@@ -254,12 +263,12 @@ def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:
 
 def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[lgb.Booster, ...]:
     settings = {
-        "objective": "regression_l1", "num_leaves": _LEAVES, "learning_rate": _RATE, "min_data_in_leaf": 15,
+        "objective": "regression_l1", "num_leaves": LEAVES, "learning_rate": RATE, "min_data_in_leaf": 15,
         "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "deterministic": True,
         "force_row_wise": True, "num_threads": 1, "verbosity": -1,
     }  # fmt: skip
     return tuple(
-        lgb.train(settings | {"seed": seed + number}, lgb.Dataset(columns, label=residual), num_boost_round=_TREES)
+        lgb.train(settings | {"seed": seed + number}, lgb.Dataset(columns, label=residual), num_boost_round=TREES)
         for number in range(BOOSTERS)
     )
 

@@ -37,7 +37,7 @@ def outside(state: OperatingPoints, low: FloatArray, high: FloatArray) -> list[t
             Untrained(
                 name=factor.name,
                 unit=factor.unit,
-                value=_shown(float(values[row, column])),
+                value=float(values[row, column]) if math.isfinite(values[row, column]) else None,
                 low=ranges[factor.name][0],
                 high=ranges[factor.name][1],
             )
@@ -46,10 +46,3 @@ def outside(state: OperatingPoints, low: FloatArray, high: FloatArray) -> list[t
         )
         for row in range(len(table))
     ]
-
-
-def _shown(value: float) -> float | None:
-    """The least value of a logarithmic scale is a zero."""
-    if not math.isfinite(value):
-        return None
-    return 0.0 if 0.0 < value <= factors.LEAST else value

@@ -131,6 +131,8 @@ class ServingProfile:
     """Of all weights together; None: not known."""
     coefficients: tuple[CoefficientSource, ...] = ()
     """Provenance of each number."""
+    data_parallel_size: int = 1
+    """Groups of GPUs of a replica that attend to sequences of their own."""
 
     def coefficient(self, name: str) -> CoefficientSource:
         """Provenance of the field `name`. Raises KeyError for a name that is no coefficient."""
