@@ -145,7 +145,8 @@ def test_what_stands_in_for_a_setting_says_so():
         ({"gpus": ()}, "mig_slice", "no GPU exporter"),
         ({"gpus": (GpuReading(uuid="kepler:llm/chat-1", node="", power_watts=300.0),)}, "realised_clock",
          "watts of pods alone"),
-        ({"gpus": (GpuReading(uuid="GPU-1", node="n", power_watts=300.0),)}, "realised_clock", "shows no SM clock"),
+        ({"gpus": (GpuReading(uuid="GPU-1", node="n", power_watts=300.0),)}, "realised_clock",
+         "no exporter serves DCGM_FI_DEV_SM_CLOCK of these GPUs"),
         ({}, "rate_volatility", "too few arrivals"),
         ({}, "multimodal", "do not tell whether requests carry images"),
         ({"first": None, "second": None, "predicted": False}, "requests_per_second", "no series of chat-1, chat-2"),
@@ -162,6 +163,15 @@ def test_a_hit_ratio_that_nobody_asked_for_lately_is_marked():
     found = told(seen(prefix_queries_per_second=0.0))
     assert found["prefix_hit_ratio"].value == 0.0
     assert "last seen" in found["prefix_hit_ratio"].note
+
+
+def test_outcomes_of_the_cards_are_means_over_those_that_show_them():
+    first = GpuReading(uuid="GPU-1", node="n", utilisation=0.9, temperature_celsius=60.0, sm_clock_mhz=1900.0)
+    second = GpuReading(uuid="GPU-2", node="n", utilisation=0.7)
+    found = told(seen(first={"gpus": (first,)}, second={"gpus": (second,)}))
+    assert (found["gpu_utilisation"].value, found["gpu_utilisation"].note) == (pytest.approx(0.8), "mean of 2 GPUs")
+    assert (found["gpu_temperature"].value, found["gpu_temperature"].note) == (60.0, "mean of 1 of 2 GPUs")
+    assert found["realised_clock"].value == 1900.0
 
 
 def test_a_slice_of_a_card_is_named():

@@ -226,8 +226,6 @@ def _mig(seen: Seen) -> Found:
 
 def _system(seen: Seen) -> dict[str, Found]:
     service, profile, current = seen.service, seen.service.profile, seen.current
-    clocks = [gpu.sm_clock_mhz for gpu in _cards(seen) if gpu.sm_clock_mhz is not None]
-    unread = "the operator does not read it: it is known only after acting, and no decision may rest on it"
     return {
         **(
             dict.fromkeys(("power_cap", "clock_ratio", "gpu", "host_seconds_per_step"), (None, seen.unprofiled))
@@ -235,12 +233,22 @@ def _system(seen: Seen) -> dict[str, Found]:
             else _limits(seen, profile, current)
         ),
         "replicas": (float(service.ready_replicas), ""),
-        "gpu_utilisation": (None, unread),
-        "gpu_temperature": (None, unread),
-        "realised_clock": (sum(clocks) / len(clocks), "mean over the GPUs that show it")
-        if clocks
-        else (None, "the exporter shows no SM clock of these GPUs" if _cards(seen) else _no_gpu(seen)),
+        "gpu_utilisation": _of_cards(seen, lambda gpu: gpu.utilisation, aliases.GPU_USE),
+        "gpu_temperature": _of_cards(seen, lambda gpu: gpu.temperature_celsius, aliases.GPU_TEMPERATURE),
+        "realised_clock": _of_cards(seen, lambda gpu: gpu.sm_clock_mhz, aliases.GPU_CLOCK),
     }
+
+
+def _of_cards(seen: Seen, value: Callable[[GpuReading], float | None], metric: str) -> Found:
+    """Mean over the cards that show it."""
+    cards = _cards(seen)
+    if not cards:
+        return None, _no_gpu(seen)
+    shown = [found for gpu in cards if (found := value(gpu)) is not None]
+    if not shown:
+        return None, f"no exporter serves {aliases.DCGM_METRICS[metric].names[0]} of these GPUs"
+    every = "" if len(shown) == len(cards) else f" of {len(cards)}"
+    return sum(shown) / len(shown), f"mean of {len(shown)}{every} GPU{'s' if len(cards) > 1 else ''}"
 
 
 def _limits(seen: Seen, profile: ServingProfile, current: Target) -> dict[str, Found]:

@@ -105,6 +105,8 @@ def gpu_queries(settings: QuerySettings) -> dict[str, str]:
         "gpu_age": chain([f"timestamp({part})" for part in selected[aliases.GPU_POWER]]),
         aliases.GPU_CLOCK: chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_CLOCK]]),
         aliases.GPU_LIMIT: chain(selected[aliases.GPU_LIMIT]),
+        aliases.GPU_USE: chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_USE]]),
+        aliases.GPU_TEMPERATURE: chain(selected[aliases.GPU_TEMPERATURE]),
         "kepler_node": (
             f"max by ({_BY_GPU}) (avg_over_time({_select(aliases.KEPLER_NODE_WATTS, settings.matchers)}[{window}]))"
         ),
