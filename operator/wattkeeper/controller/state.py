@@ -55,6 +55,8 @@ class ServiceState:
     snapshot_seen: float = 0.0
     power_seen: float = 0.0
     """Time of the last snapshot whose watts were looked at."""
+    power_learnt: float | None = None
+    """Calibrated over plain predicted watts of what is in place; None until something was predicted."""
     accounted_until: float | None = None
     latency_margin: float = 0.0
     plan: Plan | None = None

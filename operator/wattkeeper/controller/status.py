@@ -8,8 +8,7 @@ from wattkeeper.api import inference_service as api
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
-from wattkeeper.controller import checked, learning
-from wattkeeper.controller.account import counterfactual_name
+from wattkeeper.controller import checked, counterfactual, learning
 from wattkeeper.controller.caps import CapReport
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import Decision, ServiceState
@@ -257,7 +256,10 @@ def _ready(service: Service, others: Sequence[Condition], problem: Problem | Non
 def build(
     findings: Findings, state: ServiceState, *, now_text: str, to_text: Callable[[float], str]
 ) -> api.InferenceServiceStatus:
-    """The whole status. `to_text` writes a decision time as a wall time stamp."""
+    """The whole status but for the factors, which stay as they were written last.
+
+    `to_text` writes a decision time as a wall time stamp.
+    """
     service = findings.service
     previous = state.written or api.InferenceServiceStatus()
     found = api_conditions.update(
@@ -272,6 +274,7 @@ def build(
         observed=_observed(findings.observation, now_text) if findings.observation is not None else previous.observed,
         plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
+        factors=previous.factors,
         profile=learning.to_status(state.learning.learned, service.profile, name=service.profile_name),
         savings=_savings(service, state),
         history=list(state.history),
@@ -378,7 +381,7 @@ def _savings(service: Service, state: ServiceState) -> api.SavingsStatus:
         return round(100 * (1 - account.measured_joules / counterfactual), 1) if counterfactual > 0 else None
 
     return api.SavingsStatus(
-        counterfactual=counterfactual_name(service),
+        counterfactual=counterfactual.name(service.levers, service.desired_replicas),
         since=account.since,
         energy_kwh=round(account.measured_joules / 3.6e6, 4),
         counterfactual_kwh=round(account.counterfactual_joules / 3.6e6, 4),

@@ -60,4 +60,4 @@ def _library() -> ModuleType:
             f"LightGBM cannot be loaded ({error}): install Wattkeeper with its dependencies again; a missing libgomp "
             "comes with the system package libgomp1"
         ) from error
-    return cast("ModuleType", lightgbm)
+    return lightgbm

@@ -20,10 +20,11 @@ import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points
+from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.correction import Correction, Deployment, HalfWidths, Range, deployment_groups
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
+from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
 PHYSICS_HALF_WIDTH_LOG = 0.6
@@ -161,6 +162,29 @@ class EnergyModel:
             for index, answer in zip(learned, answers, strict=True):
                 found[index] = answer
         return found
+
+    def trained_ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of each factor in training, in its unit; empty without a model file."""
+        if self.correction is None:
+            return {}
+        return trained_range.in_units(self.correction.trained.low, self.correction.trained.high)
+
+    def outside(self, state: points.OperatingPoints) -> list[tuple[Untrained, ...]]:
+        """Factors of each of N states that are outside the trained range or not known, and widen its interval.
+
+        Judged as the correction is: in a closed loop of the same batch and lengths. Empty tuples without a model file,
+        and where the profile's energy was measured: ranges say nothing then.
+        """
+        if self.correction is None or state.profile.energy_provenance is not Provenance.ESTIMATED:
+            return [()] * len(state.batch)
+        steady = points.closed_loop(
+            state.profile,
+            batch=np.maximum(state.batch, 1.0),
+            prompt_tokens=np.maximum(state.prompt_tokens, 1.0),
+            output_tokens=np.maximum(state.output_tokens, 1.0),
+            multimodal=state.multimodal,
+        )
+        return trained_range.outside(steady, self.correction.trained.low, self.correction.trained.high)
 
     @staticmethod
     def _watts(
