@@ -15,6 +15,8 @@ def steps(batch):
         prompt_tokens=150.0 * one,
         output_tokens=300.0 * one,
         multimodal=0.0 * one,
+        begun=np.asarray(batch, dtype=np.float64) / 300.0,
+        new_share=one,
     )
 
 

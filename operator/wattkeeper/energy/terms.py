@@ -44,6 +44,10 @@ class Steps:
     output_tokens: FloatArray
     multimodal: FloatArray
     """1 where requests carry images or video."""
+    begun: FloatArray
+    """Requests that begin per step."""
+    new_share: FloatArray
+    """Of those, the share whose prompt the engine has not kept, 0..1. `prefill_tokens` are of these alone."""
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -100,7 +104,7 @@ def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
     touched = roofline.touched_share(model, tokens)
     compute = roofline.compute_seconds(model, gpu, shards=deployment.gpus)
     one = np.ones(len(steps))
-    beginning = steps.batch / steps.output_tokens
+    media = steps.begun * steps.new_share * steps.multimodal
     eight_bit = model.precision in (Precision.FP8, Precision.INT8)
     four_bit = model.precision in (Precision.MXFP4, Precision.INT4)
     wide = compute * float(four_bit)
@@ -115,8 +119,8 @@ def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
         "collective_layers": 2e-5 * model.layers * (deployment.gpus > 1) * one,
         "exchange": roofline.exchange_seconds(model, gpu, shards=deployment.gpus) * tokens,
         "sequences": 2e-5 * steps.batch,
-        "requests": 5e-3 * beginning,
-        "media": 0.05 * beginning * steps.multimodal,
+        "requests": 5e-3 * steps.begun,
+        "media": 0.05 * media,
         "media_prompt": 2e-5 * steps.prefill_tokens * steps.multimodal,
         "expert_layers": 2e-5 * model.expert_layers * one,
         "eight_bit_experts": 1e-4 * model.expert_layers * eight_bit * one,
