@@ -21,7 +21,7 @@ from scipy import optimize
 from wattkeeper.domain import boosting
 from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import features, gp, prior, terms
+from wattkeeper.energy import features, gp, ml_energy_runs, prior, terms
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.prior import REFERENCE_POWER_SHARE, Prior
 from wattkeeper.energy.terms import Deployment, Steps
@@ -91,12 +91,14 @@ class Runs:
 def runs_of(table: pd.DataFrame) -> Runs:
     """Runs of the tidy table (`energy.data`) with a column `data_parallel`, in its order.
 
-    A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used.
+    A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used. What
+    the sequences did meanwhile is in `ml_energy_runs`.
     Raises UnknownModelError for a model without an architecture.
     """
     count = len(table)
     seconds, facts = np.zeros((count, len(terms.NAMES))), np.zeros((count, len(features.FACTS)))
     positions = pd.Series(np.arange(count), index=table.index)
+    did = ml_energy_runs.sequences(table)
     for _, rows in table.groupby(["model", "gpu", "num_gpus", "data_parallel"], sort=True):
         first = rows.iloc[0]
         deployment = Deployment(
@@ -105,18 +107,19 @@ def runs_of(table: pd.DataFrame) -> Runs:
             gpus=int(first["num_gpus"]),
             data_parallel=int(first["data_parallel"]),
         )
-        batch, prompt, output = (
-            rows[name].to_numpy(dtype=np.float64) for name in ("max_num_seqs", "prompt_tokens", "output_tokens")
-        )
+        index = positions[rows.index].to_numpy()
+        batch = rows["max_num_seqs"].to_numpy(dtype=np.float64)
+        begun = batch * did.begun_per_token[index]
         steps = Steps(
             batch=batch,
-            prefill_tokens=batch * prompt / output,
-            context_tokens=prompt + output / 2.0,
-            prompt_tokens=prompt,
-            output_tokens=output,
+            prefill_tokens=begun * did.new_share[index] * did.prompt_tokens[index],
+            context_tokens=did.context_tokens[index],
+            prompt_tokens=did.prompt_tokens[index],
+            output_tokens=rows["output_tokens"].to_numpy(dtype=np.float64),
             multimodal=rows["multimodal"].to_numpy(dtype=np.float64),
+            begun=begun,
+            new_share=did.new_share[index],
         )
-        index = positions[rows.index].to_numpy()
         seconds[index], facts[index] = terms.matrix(deployment, steps), features.facts(deployment, steps)
     names = table["gpu"].to_numpy(dtype=np.str_)
     return Runs(

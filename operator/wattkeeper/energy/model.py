@@ -23,6 +23,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.correction import Correction, Deployment, HalfWidths, Range, deployment_groups
+from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
@@ -134,10 +135,16 @@ class EnergyModel:
             for state, (correction, _) in zip(states, self._corrections(states), strict=True)
         ]
 
-    def half_width_log(self, state: points.OperatingPoints) -> FloatArray:
-        """Half-width (ln) of the 90 % interval of the watts while iterating, (N,), before live readings."""
-        _, half = self._corrections([state])[0]
-        return np.asarray(half)
+    def of_runs(self, state: points.OperatingPoints, runs: Runs) -> tuple[FloatArray, FloatArray]:
+        """Watts per GPU while iterating and half-width (ln) of their 90 % interval, (N,), of measured runs.
+
+        `runs` tells what their sequences did: a finite run need not be in a steady state. Raises ValueError without a
+        trained correction.
+        """
+        if self.correction is None:
+            raise ValueError("physics alone knows nothing of runs")
+        (found,) = self.correction.of_runs([state], runs)
+        return _bounded(state, found[0]), np.asarray(found[1])
 
     def learned_by_column(self, state: points.OperatingPoints) -> FloatArray:
         """Contributions (N, len(features.COLUMNS)) to ln(watts) through the trees, over their mean answer.
