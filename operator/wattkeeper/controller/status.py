@@ -8,7 +8,7 @@ from wattkeeper.api import inference_service as api
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
-from wattkeeper.controller import checked, counterfactual, learning
+from wattkeeper.controller import checked, counterfactual, learned
 from wattkeeper.controller.caps import CapReport
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import Decision, ServiceState
@@ -117,18 +117,18 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
         return _condition(
             type_, _FALSE, "NoEnergyModel", "the trained energy model is not usable: physics alone decides"
         )
-    learned = learning.describe(state.learning.learned, state.learning.dropped)
+    known = learned.describe(state.learning.learned, state.learning.dropped)
     if state.learning.learned.state == RefitStatus.POOR_FIT.value:
-        return _condition(type_, _TRUE, "PoorFit", f"{learned}; power prediction error {error}")
+        return _condition(type_, _TRUE, "PoorFit", f"{known}; power prediction error {error}")
     if profile.provenance is Provenance.ESTIMATED:
         return _condition(
             type_,
             _TRUE,
             "Estimated",
-            f"{profile.model} on {profile.gpu.name} is a data-sheet estimate (margins are wider); {learned}; "
+            f"{profile.model} on {profile.gpu.name} is a data-sheet estimate (margins are wider); {known}; "
             f"power prediction error {error}. A ModelProfile gives measured numbers",
         )
-    return _condition(type_, _TRUE, profile.provenance.value, f"power prediction error {error}; {learned}")
+    return _condition(type_, _TRUE, profile.provenance.value, f"power prediction error {error}; {known}")
 
 
 def _satisfiable(plan: Plan | None) -> Condition:
@@ -269,7 +269,7 @@ def build(
         plan=previous.plan if _only_began(findings, state) else _plan(state, service.slo, to_text),
         applied=_applied(findings),
         factors=previous.factors,
-        profile=learning.to_status(state.learning.learned, service.profile, name=service.profile_name),
+        profile=learned.to_status(state.learning.learned, service.profile, name=service.profile_name),
         savings=_savings(service, state),
         history=list(state.history),
         memory=_memory(state, findings.calibration, to_text),
