@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from wattkeeper.api.conditions import ConditionType, Status
 from wattkeeper.api.inference_service import HistoryEntry, Mode
-from wattkeeper.controller import account, caps, factor_status, rollout, status
+from wattkeeper.controller import account, caps, conditions, factor_status, rollout, status
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.act import Actor, propose
 from wattkeeper.controller.calibrations import Calibrations
@@ -514,7 +514,7 @@ class FleetLoop:
 
     def _build_status(self, entry: Entry, wall: float) -> None:
         service, state = entry.service, entry.state
-        findings = status.Findings(
+        findings = conditions.Findings(
             service=service,
             observation=entry.observation,
             current=entry.current,
