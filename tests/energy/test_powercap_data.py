@@ -25,6 +25,7 @@ def test_all_curves_with_plain_units(data_folder):
     [
         ("92.2,189.72", "92.2,nan", "row 1: a figure is missing"),
         ("92.2,189.72", "92.2,18972", "row 1: more watts drawn than the limit allows"),
+        ("92.2,189.72", "92.2,209.72", "row 1: more watts drawn than the limit allows"),
         ("92.2,189.72", "-92.2,189.72", "row 1: a figure is missing or not positive"),
     ],
 )
