@@ -17,8 +17,9 @@ def test_names_are_unique():
 
 
 def test_the_whole_schema_has_unique_names_and_all_dimensions():
-    before = (*factors.FACTORS, *factors.UNLEARNED_FACTORS, *factor_schema.UNUSED)
+    before = (*factors.FACTORS, *factors.UNLEARNED_FACTORS, *factor_schema.THROUGH_OTHERS, *factor_schema.UNUSED)
     everything = [factor.name for factor in (*before, *factor_schema.OUTCOMES)]
+    assert sorted(everything) == sorted(each.name for each in factor_schema.everything())
     assert len(everything) == len(set(everything))
     assert {factor.dimension for factor in factor_schema.OUTCOMES} == set(Dimension)
     assert sum(line.startswith("| ") for line in factor_schema.markdown()) == len(everything) + 1

@@ -14,7 +14,6 @@ def test_every_name_and_label_is_on_the_page():
         for metric in metrics.values()
         for name in metric.names
     ]
-    names += aliases.USE_METRIC.names
     kepler = [aliases.KEPLER_POD_WATTS, aliases.KEPLER_CONTAINER_JOULES, aliases.KEPLER_NODE_WATTS]
     labels = [*aliases.POD_LABELS, *aliases.NAMESPACE_LABELS, *aliases.UUID_LABELS, *aliases.NODE_LABELS]
     labels += [label for metric in aliases.ENGINE_METRICS.values() for label in metric.split_labels]

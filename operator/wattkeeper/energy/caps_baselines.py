@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import lightgbm as lgb
 import numpy as np
 
+from wattkeeper.domain import boosting
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import caps, caps_operator
-from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.caps import CapCurve
 
 _RIDGE = 1e-3
@@ -57,10 +56,9 @@ def _trees(train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
     target = np.log(np.concatenate([each.relative for each in train]))
     settings = {
         "objective": "regression_l1", "num_leaves": 6, "min_data_in_leaf": 5, "learning_rate": 0.05, "seed": 0,
-        "deterministic": True, "force_row_wise": True, "num_threads": 1, "verbosity": -1,
     }  # fmt: skip
-    booster = lgb.train(settings, lgb.Dataset(table, label=target), num_boost_round=200)
-    return np.asarray(np.exp(predict_trees(booster, _columns(curve))))
+    booster = boosting.fitted(table, target, settings=settings, rounds=200)
+    return np.asarray(np.exp(boosting.predict(booster, _columns(curve))))
 
 
 def _proportional(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:

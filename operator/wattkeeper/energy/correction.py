@@ -179,7 +179,7 @@ class Correction:
         """Ask physics, trees and process about cells; one pass through the trees for all profiles together."""
         states = [_state(profile, cells) for profile, cells in wanted.items()]
         learnable = [self._learnable(profile) for profile in wanted]
-        found = iter(self._asked([state for state, known in zip(states, learnable, strict=True) if known]))
+        found = iter(self.of_runs([state for state, known in zip(states, learnable, strict=True) if known]))
         for state, known, cells in zip(states, learnable, wanted.values(), strict=True):
             values = next(found) if known else self._physical(len(state.batch))
             curves = values.reshape(2, len(cells), _BATCH_KNOTS)
@@ -200,8 +200,11 @@ class Correction:
             return False
         return True
 
-    def _asked(self, states: Sequence[points.OperatingPoints]) -> list[FloatArray]:
-        """(2, N) for each of the states: correction and half-width."""
+    def of_runs(self, states: Sequence[points.OperatingPoints], runs: learned.Runs | None = None) -> list[FloatArray]:
+        """As `at`, without table: asks about each row. `runs` (all rows) where sequences did other than in `states`.
+
+        Raises UnknownModelError or UnknownAcceleratorError.
+        """
         estimates = [state.busy_watts for state in states]
         weights = [
             self.trained.weights(factors.matrix(state, watts)) for state, watts in zip(states, estimates, strict=True)
@@ -211,7 +214,9 @@ class Correction:
         asked = [state.take(index) for state, index in zip(states, within, strict=True) if len(index)]
         if not asked:
             return found
-        answer = self.model.predict(self.runs(asked))
+        starts = np.cumsum([0, *(len(state.batch) for state in states)])
+        rows_asked = np.concatenate([start + index for start, index in zip(starts, within, strict=False)])
+        answer = self.model.predict(self.runs(asked) if runs is None else runs[rows_asked])
         start = 0
         for state, watts, (card, all_), index, values in zip(states, estimates, weights, within, found, strict=True):
             rows = slice(start, start + len(index))

@@ -101,6 +101,8 @@ def gpu_queries(settings: QuerySettings) -> dict[str, str]:
         "gpu_age": _gpu_chain([f"timestamp({part})" for part in selected[aliases.GPU_POWER]]),
         aliases.GPU_CLOCK: _gpu_chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_CLOCK]]),
         aliases.GPU_LIMIT: _gpu_chain(selected[aliases.GPU_LIMIT]),
+        aliases.GPU_USE: _gpu_chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_USE]]),
+        aliases.GPU_TEMPERATURE: _gpu_chain(selected[aliases.GPU_TEMPERATURE]),
         "kepler_node": (
             f"max by ({_BY_GPU}) (avg_over_time({_select(aliases.KEPLER_NODE_WATTS, settings.matchers)}[{window}]))"
         ),
@@ -118,17 +120,11 @@ def counters_of(settings: QuerySettings, pods: str) -> str:
 
 def gpu_history_queries(settings: QuerySettings, pods: Sequence[str]) -> dict[str, str]:
     """Queries over the GPUs of these pods for ranges: means over the rate window, the limit as it stood."""
-    window = _duration(settings.rate_window_seconds)
     every = [gpu_queries(named) for named in _named(settings, _either(pods))]
-    queries = {
+    return {
         name: " or ".join(each[name] for each in every)
-        for name in (aliases.GPU_POWER, aliases.GPU_CLOCK, aliases.GPU_LIMIT, "kepler_pod")
+        for name in (aliases.GPU_POWER, aliases.GPU_CLOCK, aliases.GPU_LIMIT, aliases.GPU_USE, "kepler_pod")
     }
-    queries[aliases.GPU_USE] = " or ".join(
-        _gpu_chain([f"avg_over_time({_select(full, named.matchers)}[{window}])" for full in aliases.USE_METRIC.names])
-        for named in _named(settings, _either(pods))
-    )
-    return queries
 
 
 def _named(settings: QuerySettings, pods: str) -> list[QuerySettings]:
