@@ -229,7 +229,7 @@ def summary(found: Found) -> str:
 
 def tables(found: Found) -> list[Table]:
     """For people, pages and machines."""
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             held.name,
             held.runs,
