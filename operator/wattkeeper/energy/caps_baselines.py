@@ -11,6 +11,8 @@ from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.caps import CapCurve
 
 _RIDGE = 1e-3
+OPERATOR, BELIEVING = "operator", "operator without caution"
+"""The physics that plans, on the catalogue's profile of the card; the second believes its estimate of the watts."""
 Baseline = Callable[[Sequence[CapCurve], CapCurve], FloatArray]
 """(training curves, curve) -> relative throughput at the curve's limits."""
 
@@ -79,6 +81,10 @@ def _operator(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
     return caps_operator.relative(curve.facts, curve.cap_watts)
 
 
+def _believing(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
+    return caps_operator.relative(curve.facts, curve.cap_watts, cautious=False)
+
+
 BASELINES: dict[str, Baseline] = {
     "mean": _mean,
     "linear": _linear,
@@ -87,6 +93,7 @@ BASELINES: dict[str, Baseline] = {
     "no effect": _no_effect,
     "LightGBM": _trees,
     "physics": _physics,
-    "operator": _operator,
+    OPERATOR: _operator,
+    BELIEVING: _believing,
 }
 """`hardware` takes throughput to be proportional to the limit."""
