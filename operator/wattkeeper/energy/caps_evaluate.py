@@ -15,7 +15,7 @@ import pandas as pd
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import caps_methods, powercap_data
 from wattkeeper.energy.caps import CapCurve, CapFacts
-from wattkeeper.energy.caps_baselines import BASELINES
+from wattkeeper.energy.caps_baselines import BASELINES, BELIEVING, OPERATOR
 from wattkeeper.energy.caps_methods import CapMethods, Chosen, Foreseen, Group, IndexArray
 from wattkeeper.energy.held_out import HeldOut, optimistic_share
 
@@ -26,7 +26,7 @@ FULL_POWER = ", read at full power"
 _NO_METHODS = ("measured", "cap_watts")
 _LOW, _HIGH = "low ", "high "
 """Before a method's name: the ends of its interval."""
-_JUDGED = (MODEL, f"{_LOW}{MODEL}", "physics", "operator")
+_JUDGED = (MODEL, f"{_LOW}{MODEL}", "physics", OPERATOR, BELIEVING)
 """Those whose too fast predictions are counted, the lower end of the interval among them."""
 
 
