@@ -10,7 +10,7 @@ where model, load or lengths are unlike any run, the whole to the catalogue's ph
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -114,12 +114,13 @@ class Correction:
         if len(self._tables) > _MOST_PROFILES:
             self._tables = {}
         placed = [_Placed.of(state) for state in states]
-        tables = [self._tables.setdefault(state.profile, {}) for state in states]
+        keys = [_without_caution(state.profile) for state in states]
+        tables = [self._tables.setdefault(key, {}) for key in keys]
         wanted: dict[ServingProfile, set[Cell]] = {}
-        for state, place, table in zip(states, placed, tables, strict=True):
+        for key, place, table in zip(keys, placed, tables, strict=True):
             missing = {cell for corners in place.corners for cell in corners if cell not in table}
             if missing:
-                wanted.setdefault(state.profile, set()).update(missing)
+                wanted.setdefault(key, set()).update(missing)
         self._fill({profile: sorted(cells) for profile, cells in wanted.items()})
         return [place.interpolated(table) for place, table in zip(placed, tables, strict=True)]
 
@@ -239,6 +240,11 @@ class Correction:
         if profile.gpu.name not in self._gpus:
             half = np.maximum(half, widths.physics)
         return np.stack([correction, half])
+
+
+def _without_caution(profile: ServingProfile) -> ServingProfile:
+    """What limits are feared to do moves no closed loop at full power, and need not make new tables."""
+    return profile if profile.cap_caution == 1.0 else replace(profile, cap_caution=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
