@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.energy import fleet
+from wattkeeper.domain import boosting
 from wattkeeper.energy import columns, contributions
-from wattkeeper.energy.baselines import predict_trees
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, NAMES, State
 from wattkeeper.energy.factors import Dimension
 from wattkeeper.energy.model import EnergyModel
@@ -141,7 +141,7 @@ def test_tree_shares_by_column_are_half_of_what_the_trees_say():
     assert shares.shape == (2, len(columns.COLUMNS))
     assert SHIPPED.correction is not None
     model, runs = SHIPPED.correction.model, SHIPPED.correction.runs([points])
-    trees = np.mean([predict_trees(booster, model.priors.columns(runs)) for booster in model.boosters], axis=0)
+    trees = np.mean([boosting.predict(booster, model.priors.columns(runs)) for booster in model.boosters], axis=0)
     np.testing.assert_allclose(np.diff(shares.sum(axis=1)), np.diff(trees) / 2.0, atol=1e-9)
     assert np.abs(shares).max() > 1e-3
     assert not EnergyModel.physics_only().learned_by_column(points).any()

@@ -123,6 +123,14 @@ def test_the_nearest_task_of_a_known_deployment_is_taken():
     assert other.tolist() == ["Qwen/Qwen3-32B", "qwen3-32b", "|nvidia-b200", ""]
 
 
+def test_caution_about_limits_changes_no_correction_and_makes_no_table():
+    made, state = fresh(), loop(KNOWN, batch=[8.0, 64.0])
+    before = made.at([state])[0]
+    careful = replace(state, profile=replace(state.profile, cap_caution=float("inf")))
+    np.testing.assert_array_equal(made.at([careful])[0], before)
+    assert len(made._tables) == 1
+
+
 def test_tables_do_not_pile_up(monkeypatch):
     monkeypatch.setattr(correction, "_MOST_PROFILES", 1)
     made = fresh()

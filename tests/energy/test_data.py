@@ -7,7 +7,7 @@ import pytest
 
 from wattkeeper.domain import data_files
 from wattkeeper.domain.errors import DataFileError
-from wattkeeper.energy import data
+from wattkeeper.energy import data, sources
 
 
 def test_no_folder_named(monkeypatch):
@@ -77,6 +77,8 @@ def test_units_of_the_table(tmp_path):
         {"median_itl_ms": float("nan")},
         {"avg_output_len": -1.0},
         {"output_throughput_tokens_per_sec": "fast"},
+        {"num_gpus": "two"},
+        {"tensor_parallel": -1},
     ],
 )
 def test_wrong_units_and_gaps_are_refused(tmp_path, change):
@@ -86,8 +88,66 @@ def test_wrong_units_and_gaps_are_refused(tmp_path, change):
 
 @pytest.mark.parametrize("change", [{"gpu_model": "Z9"}, {"task": "poems"}])
 def test_unknown_gpu_or_task(tmp_path, change):
-    with pytest.raises(DataFileError, match="unknown GPU or task"):
+    with pytest.raises(DataFileError, match=r"llm_v3_flat.csv, row 1: unknown (GPU 'Z9'|task 'poems')"):
         data.load_ml_energy(_folder(tmp_path, [_ml_energy(**change)]), check=False)
+
+
+def _nlr(tmp_path, **changes):
+    """Three runs of which the second failed; `changes` are of the third."""
+    good = {
+        "run_completed": "True", "hf-output-len": 256, "request_rate_x": 10, "completed": 1000,
+        "total_input_tokens": 120000, "total_output_tokens": 160000, "duration": 100.0, "output_throughput": 1600.0,
+        "mean_tpot_ms": 20.0, "mean_power[W]": 2000.0, "p90_ttft_ms": 40.0,
+    }  # fmt: skip
+    failed = dict.fromkeys(good, "") | {"run_completed": "False", "hf-output-len": 256}
+    folder = tmp_path / data.NLR_H100.folder
+    folder.mkdir(parents=True)
+    pd.DataFrame([good, failed, good | changes]).to_csv(folder / data.NLR_H100.flat_file, index=False)
+    return tmp_path
+
+
+def test_failed_runs_are_left_out_and_named(tmp_path):
+    folder = _nlr(tmp_path)
+    table = data.load_nlr(folder, check=False)
+    assert table["joules_per_token"].tolist() == [1.25, 1.25]
+    assert table["group_workload"].tolist() == ["short prompts|256"] * 2
+    assert table["inter_token_seconds"].tolist() == [0.02, 0.02]
+    assert [str(row) for row in data.failed_runs(folder)] == [
+        "energy/nlr-h100/inference_online_finite_llama3_70b.csv, row 2: the run failed (run_completed is False)"
+    ]
+    assert data.columns(data.NLR_H100, folder, numbers=("p90_ttft_ms",))["p90_ttft_ms"].tolist() == [40.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"run_completed": "yes"}, "run_completed is 'yes', not True or False"),
+        ({"mean_power[W]": 2.0}, "the watts are below those of an idle card"),
+        ({"duration": 10.0}, "tokens per second, time and watts do not agree"),
+        ({"total_output_tokens": 0}, "output_tokens is missing, zero"),
+        ({"mean_power[W]": 4300.0}, "over what these cards and their host can draw"),
+        ({"hf-output-len": 0}, "output_cap_tokens is zero"),
+    ],
+)
+def test_impossible_nlr_rows(tmp_path, change, reason):
+    with pytest.raises(DataFileError, match=rf"llama3_70b\.csv, row 3: .*{reason}"):
+        data.load_nlr(_nlr(tmp_path, **change), check=False)
+
+
+def test_further_columns_without_a_figure_are_refused(tmp_path):
+    with pytest.raises(DataFileError, match=r"row 3: p90_ttft_ms is missing or no number"):
+        data.columns(data.NLR_H100, _nlr(tmp_path, p90_ttft_ms="slow"), numbers=("p90_ttft_ms",))
+
+
+def test_rows_are_counted_in_their_own_file(tmp_path):
+    folder = tmp_path / data.ML_ENERGY_V3.folder
+    folder.mkdir(parents=True)
+    for path in data.ML_ENERGY_V3.paths:
+        row = {key: value for key, value in _ml_energy().items() if key != "task"}
+        rows = [row, row | {"avg_output_len": 0.0}] if "image-chat" in path else [row]
+        (folder / path.rpartition("/")[2]).write_text(json.dumps({"configurations": rows}))
+    with pytest.raises(DataFileError, match=r"energy/ml-energy-v3/image-chat\.json, row 2: output_tokens is"):
+        data.load_ml_energy(tmp_path, check=False)
 
 
 def test_other_content_is_refused(tmp_path):
@@ -109,9 +169,9 @@ def test_upstream_files_and_a_flat_copy_are_equally_good(tmp_path):
 
 def test_content_checksum_ignores_order_and_sees_every_value():
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]})
-    same = data.content_sha256(frame)
-    assert data.content_sha256(frame.iloc[::-1][["b", "a"]]) == same
-    assert data.content_sha256(frame.assign(a=[1.0, 2.0000000001])) != same
+    same = sources.content_sha256(frame)
+    assert sources.content_sha256(frame.iloc[::-1][["b", "a"]]) == same
+    assert sources.content_sha256(frame.assign(a=[1.0, 2.0000000001])) != same
 
 
 @pytest.mark.parametrize(
@@ -144,6 +204,7 @@ def test_nlr_runs(data_folder):
     assert table["group_workload"].nunique() == 6
     assert table["group_rate"].nunique() == 19
     assert table["node_watts"].between(1500, 3000).all()
+    assert [row.row for row in data.failed_runs(data_folder)] == [687, 709]
 
 
 @pytest.mark.data

@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wattkeeper.domain.errors import DataFileError
@@ -24,6 +25,7 @@ def test_all_curves_with_plain_units(data_folder):
     [
         ("92.2,189.72", "92.2,nan", "row 1: a figure is missing"),
         ("92.2,189.72", "92.2,18972", "row 1: more watts drawn than the limit allows"),
+        ("92.2,189.72", "92.2,209.72", "row 1: more watts drawn than the limit allows"),
         ("92.2,189.72", "-92.2,189.72", "row 1: a figure is missing or not positive"),
     ],
 )
@@ -37,14 +39,32 @@ def test_impossible_rows_are_refused_with_file_row_and_reason(data_folder, tmp_p
         powercap_data.load_cap_curves(tmp_path, check=False)
 
 
+@pytest.mark.parametrize("column", ["sm_mhz", "tps"])
+def test_words_for_numbers_are_no_missing_figures(data_folder, tmp_path, column):
+    shutil.copytree(data_folder / "powercap", tmp_path / "powercap")
+    path = tmp_path / "powercap/rtx-curves/powercap_curves.csv"
+    table = pd.read_csv(path, dtype="str", keep_default_na=False)
+    table.loc[4, column] = "fast"
+    table.to_csv(path, index=False)
+    with pytest.raises(DataFileError, match=f"row 5: {column} is no number"):
+        powercap_data.load_rtx_curves(tmp_path, check=False)
+
+
+def test_what_is_cut_of_the_sweep_is_counted(data_folder):
+    note = powercap_data.warm_up_note(data_folder)
+    assert "1748 of 40661 requests" in note
+    assert "230 of 4103 power samples" in note
+
+
 def test_a_missing_file_says_where_it_comes_from(tmp_path):
     with pytest.raises(DataFileError, match="club-3090"):
         powercap_data.load_cap_curves(tmp_path)
 
 
 def test_the_highest_limit_is_the_reference_and_no_row(data_folder):
-    for curve in caps_evaluate.curves(data_folder, watts_known=True):
+    found = caps_evaluate.curves(data_folder)
+    assert found
+    for curve in found:
         assert (np.diff(curve.cap_watts) > 0).all()
         assert (curve.relative > 0).all()
         assert curve.facts.uncapped_watts is not None
-    assert all(curve.facts.uncapped_watts is None for curve in caps_evaluate.curves(data_folder, watts_known=False))

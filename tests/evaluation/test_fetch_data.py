@@ -1,15 +1,19 @@
 import functools
 import http.server
+import pathlib
+import re
 import threading
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from wattkeeper.cli import main
 from wattkeeper.domain.errors import ChangedDataError, DataFileError
 from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
-from wattkeeper.evaluation import fetch_data, public_data
-from wattkeeper.evaluation.public_data import Download, PublicData
+from wattkeeper.evaluation import fetch_data, kernel_data, public_data
+from wattkeeper.evaluation.public_data import Content, Download, PublicData
+from wattkeeper.physics import composition
 from wattkeeper.traces.sources import State
 
 GOOD = b"a\n1\n"
@@ -57,7 +61,7 @@ def wanted(**changes):
                 raise ChangedDataError(f"{name}: other content")
             if b"-1" in content:
                 raise RefusedRowsError([RefusedRow(file=name, row=1, reason="negative")])
-        return 2
+        return Content(rows=2)
 
     names = ("set/one.csv", "set/two.csv")
     return PublicData(
@@ -74,7 +78,7 @@ def test_fetched_once_and_left_alone_then(upstream, folder):
     fetch_data.fetch(wanted(), folder, base_url=upstream[1] + "/", report=lines.append)
     fetch_data.fetch(wanted(), folder, base_url="http://127.0.0.1:1", report=lines.append)
     assert lines == ["some: fetched 2 files, content as expected", "some: as expected"]
-    assert wanted().check(folder).rows == 2
+    assert wanted().check(folder).content.rows == 2
     assert [path.name for path in folder.iterdir()] == ["set"]
 
 
@@ -110,7 +114,7 @@ def test_other_content_is_not_overwritten(upstream, folder):
 
 
 def test_what_no_program_can_fetch(folder):
-    with pytest.raises(DataFileError, match="no file in the form that is read; copy it by hand"):
+    with pytest.raises(DataFileError, match=r"no program can fetch it .*; copy it by hand"):
         fetch_data.fetch(wanted(downloads=()), folder, report=print)
 
 
@@ -136,3 +140,110 @@ def test_command_lines(tmp_path, folder):
     assert run.exit_code == 1
     assert f"{rows}, row 2: output_tokens is missing, zero" in run.stdout
     assert "1 rows can be used, 1 are refused" in run.stdout
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_killed_fetch_leaves_all_or_nothing(upstream, folder, monkeypatch, moved):
+    """Killed just before or just after the one rename: a second one would leave half of the set."""
+    rename = pathlib.Path.replace
+    renames = []
+
+    def killed(self, target):
+        renames.append(target)
+        if moved:
+            rename(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_data.fetch(wanted(), folder, base_url=upstream[1], report=print)
+    assert renames == [folder / "set"]
+    assert wanted().check(folder).state is (State.AS_EXPECTED if moved else State.ABSENT)
+    monkeypatch.undo()
+    fetch_data.fetch(wanted(), folder, base_url=upstream[1], report=print)
+    assert wanted().check(folder).state is State.AS_EXPECTED
+
+
+def test_an_empty_folder_may_be_there_but_no_other_files(upstream, folder):
+    (folder / "set").mkdir()
+    fetch_data.fetch(wanted(), folder, base_url=upstream[1], report=print)
+    assert wanted().check(folder).state is State.AS_EXPECTED
+    other = folder / "other"
+    (other / "set").mkdir(parents=True)
+    (other / "set/notes.txt").write_text("mine")
+    with pytest.raises(DataFileError, match=r"holds other files \(notes\.txt\).*move them away first"):
+        fetch_data.fetch(wanted(), other, base_url=upstream[1], report=print)
+    assert [path.name for path in (other / "set").iterdir()] == ["notes.txt"]
+
+
+def test_a_single_file_joins_a_folder_with_others(upstream, folder):
+    (folder / "set").mkdir()
+    (folder / "set/two.csv").write_bytes(b"mine")
+    one = wanted(
+        copies=(("set/one.csv",),),
+        downloads=(Download(path="o/r/c/one.csv", target="set/one.csv"),),
+        read=lambda folder, _: Content(rows=len((folder / "set/one.csv").read_bytes())),
+    )
+    lines = []
+    fetch_data.fetch(one, folder, base_url=upstream[1], report=lines.append)
+    assert lines == ["some: fetched 1 file, content as expected"]
+    assert (folder / "set/two.csv").read_bytes() == b"mine"
+
+
+def test_half_a_copy_is_named_and_not_touched(upstream, folder):
+    (folder / "set").mkdir()
+    (folder / "set/one.csv").write_bytes(GOOD)
+    flat = wanted(copies=(("set/flat.csv",), *wanted().copies))
+    found = flat.check(folder)
+    assert found.state is State.INCOMPLETE
+    assert found.message.startswith("set/two.csv is missing: copy from https://example.org/o/r at c")
+    with pytest.raises(DataFileError, match="Nothing is overwritten: move those files away first"):
+        fetch_data.fetch(flat, folder, base_url=upstream[1], report=print)
+    many = wanted(copies=(("set/one.csv", "a", "b", "c", "d"),))
+    assert many.check(folder).message.startswith("a, b, c and 1 more are missing")
+
+
+def test_every_commit_is_a_whole_one():
+    for each in public_data.ALL:
+        for download in each.downloads:
+            assert re.fullmatch(r"[^/]+/[^/]+/[0-9a-f]{40}/.+", download.path), each.name
+
+
+def test_check_names_what_loaders_leave_out_and_counts_many_refusals(monkeypatch, folder):
+    row = RefusedRow(file="f", row=3, reason="failed")
+    good = wanted(read=lambda *_: Content(rows=1, left_out=(row,), notes=("2 requests repaired",)))
+
+    def refuse(*_):
+        raise RefusedRowsError([RefusedRow(file="f", row=number, reason="bad") for number in range(1, 31)])
+
+    monkeypatch.setattr(public_data, "ALL", (good, wanted(name="worse", read=refuse)))
+    (folder / "set").mkdir()
+    for name in ("one.csv", "two.csv"):
+        (folder / "set" / name).write_bytes(GOOD)
+    run = CliRunner().invoke(main.app, ["data", "check", "--data", str(folder)])
+    assert run.exit_code == 1
+    assert run.stdout.splitlines() == [
+        "some: as expected, 1 rows", "  left out: f, row 3: failed", "  2 requests repaired", "worse: cannot be read",
+        "  impossible rows", "  refused: f, row 1: bad (30 rows)",
+    ]  # fmt: skip
+    assert "not as expected: 1 of 2 sets of data" in run.stderr
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("wanted", kernel_data.ALL, ids=lambda each: each.source.name)
+def test_kernel_tables_are_the_expected_ones(data_folder, wanted):
+    assert sum(map(len, kernel_data.load(wanted, data_folder))) == wanted.source.rows
+
+
+def test_a_changed_kernel_table_and_an_impossible_row(tmp_path):
+    for table in kernel_data.LAYERS.tables:
+        path = tmp_path / table.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = [*composition._VIDUR_COLUMNS, *composition._VIDUR_COUNTS]
+        pd.DataFrame([dict.fromkeys(columns, 1.0)] * 3).to_csv(path, index=False)
+    with pytest.raises(ChangedDataError, match=r"kernels/vidur-mlp: the content \(9 rows"):
+        kernel_data.load(kernel_data.LAYERS, tmp_path)
+    assert [len(each) for each in kernel_data.load(kernel_data.LAYERS, tmp_path, check=False)] == [3, 3, 3]
+    path.write_text(path.read_text().replace("1.0", "-1.0", 1))
+    with pytest.raises(RefusedRowsError, match=r"mlp_h100_Llama-2-7b-hf\.csv, row 1: time_stats"):
+        kernel_data.load(kernel_data.LAYERS, tmp_path, check=False)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from wattkeeper.domain.errors import DataFileError
-from wattkeeper.physics import catalogue, composition, fitting, kernel_tables
+from wattkeeper.physics import catalogue, composition, fitting, kernel_checks, kernel_tables
 from wattkeeper.physics.fitting import FitError
 from wattkeeper.physics.kernel_tables import KernelTables
 
@@ -98,12 +98,73 @@ def test_a_foreign_file_is_refused(folder):
     path = folder / "kernels/aiconfigurator-vllm/a100_sxm__gemm__vllm__0.14.0__gemm_perf.parquet"
     pd.DataFrame({"other": [1.0]}).to_parquet(path)
     kernel_tables._read.cache_clear()
+    with pytest.raises(DataFileError, match="column latency is missing"):
+        KernelTables(folder, "nvidia-a100-sxm").matrix_product(np.ones(1), columns=1, inner=1)
+    pd.DataFrame({"latency": [1.0]}).to_parquet(path)
+    kernel_tables._read.cache_clear()
     with pytest.raises(DataFileError, match="columns gemm_dtype"):
         KernelTables(folder, "nvidia-a100-sxm").matrix_product(np.ones(1), columns=1, inner=1)
     path.write_bytes(b"no parquet")
     kernel_tables._read.cache_clear()
     with pytest.raises(DataFileError, match="cannot be read"):
         KernelTables(folder, "nvidia-a100-sxm").matrix_product(np.ones(1), columns=1, inner=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"latency": 0.0}, "latency is missing, zero"),
+        ({"latency": float("nan")}, "latency is missing, zero"),
+        ({"latency": 5e4}, "latency is absurd in milliseconds"),
+        ({"latency": 1e-3}, "faster than the card can compute"),
+        ({"latency": 9000.0}, "a hundred times as long as the card needs"),
+        ({"n": 0}, "m, n or k is missing, zero"),
+        ({"power": 0.4}, "kilowatts"),
+        ({"power": 1200.0}, "over the limit of the card"),
+        ({"power_limit": 600.0}, "power_limit is not the 700 W"),
+    ],
+)
+def test_rows_that_no_card_can_measure_are_named(change, reason):
+    good = {
+        "gemm_dtype": "bfloat16", "m": 16384, "n": 16384, "k": 16384, "latency": 12.0, "power": 650.0,
+        "power_limit": 700.0,
+    }  # fmt: skip
+    gpu = catalogue.gpu("nvidia-h200-sxm")
+    assert kernel_checks.reasons(pd.DataFrame([good, good]), gpu) == {}
+    found = kernel_checks.reasons(pd.DataFrame([good, good | change, good | change]), gpu)
+    assert list(found) == [1, 2]
+    assert reason in found[1]
+
+
+def test_an_impossible_row_stops_a_fit(folder):
+    path = folder / "kernels/aiconfigurator-vllm/a100_sxm__gemm__vllm__0.14.0__gemm_perf.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[[3, 5], "latency"] = -1.0
+    frame.to_parquet(path)
+    kernel_tables._read.cache_clear()
+    with pytest.raises(DataFileError, match=r"row 4: latency is missing, .* \(and 1 more rows\): copy the table anew"):
+        KernelTables(folder, "nvidia-a100-sxm").matrix_product(np.ones(1), columns=1, inner=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.5", "-0.5", "row 2: time_stats.mlp_act.median is missing"),
+        ("num_tokens", "tokens", "columns num_tokens are"),
+    ],
+)
+def test_vidurs_files_are_checked(tmp_path, old, new, message):
+    columns = [*composition._VIDUR_COLUMNS, "num_tokens", "num_tensor_parallel_workers"]
+    frame = pd.DataFrame([dict.fromkeys(columns, 1)] * 2).astype({"time_stats.mlp_act.median": float})
+    frame.loc[1, "time_stats.mlp_act.median"] = 0.5
+    path = tmp_path / "kernels/vidur-mlp/mlp_a100_Llama-2-7b-hf.csv"
+    path.parent.mkdir(parents=True)
+    frame.to_csv(path, index=False)
+    found = composition.vidur_linear(tmp_path, "meta-llama/Llama-2-7b-chat-hf", "nvidia-a100-sxm", 1)
+    assert found.loc[1] == pytest.approx(8.75e-3)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataFileError, match=message):
+        composition.vidur_linear(tmp_path, "meta-llama/Llama-2-7b-chat-hf", "nvidia-a100-sxm", 1)
 
 
 def test_more_gpus_shorten_a_composed_step(folder):

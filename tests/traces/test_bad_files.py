@@ -239,3 +239,15 @@ def test_broken_histories(tmp_path, spoil):
 def test_broken_servegen(tmp_path, rates, lengths, message):
     with pytest.raises(TraceError, match=message):
         servegen.load(put(tmp_path, rates, "agg"), put(tmp_path, lengths, "lengths"))
+
+
+def test_a_table_that_ends_within_a_line_advises_to_get_it_again(tmp_path):
+    path = put(tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6,1,2\n2023-11-16 18:15:47.6,")
+    with pytest.raises(TraceError, match=r":3: ContextTokens is '', .* get the file again: the file may be cut off"):
+        formats.read(path)
+
+
+def test_lengths_of_zero_are_counted(tmp_path):
+    found = formats.sharegpt(put(tmp_path, "num_prefill_tokens,num_decode_tokens\n10,0\n0,5\n10,5\n"))
+    assert found.repairs == ("2 requests with a length of 0 tokens, taken as 1",)
+    assert found.output_tokens.tolist() == [1, 5, 5]

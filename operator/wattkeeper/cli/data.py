@@ -1,14 +1,21 @@
 """`wattkeeper data`: which public measured data is read, whether it is there and intact, and fetching it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wattkeeper.cli import own_history
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
 from wattkeeper.domain.errors import WattkeeperError
 
+if TYPE_CHECKING:
+    from wattkeeper.energy.row_checks import RefusedRow
+    from wattkeeper.evaluation.public_data import Content
+
+_ROWS_SHOWN = 20
 _Data = Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of public data.")]
 _Names = Annotated[list[str] | None, typer.Argument(help="Names that `wattkeeper data list` prints; default: all.")]
 
@@ -23,8 +30,7 @@ def list_data(data: _Data = None) -> None:
         found = ""
         if folder is not None:
             verdict = each.check(folder)
-            rows = "" if verdict.rows is None else f", {verdict.rows} rows"
-            found = f"  [{verdict.state.value}{rows}]"
+            found = f"  [{verdict.state.value}{_rows(verdict.content)}]"
         how = "can be fetched" if each.downloads else "copy by hand"
         typer.echo(f"{each.name} ({each.kind}, {how}){found}\n  {each.origin}\n  {each.licence}")
 
@@ -37,7 +43,8 @@ def check(
 ) -> None:
     """Read public data, or your own rows, and name every row that is refused: file, row, reason.
 
-    Absent data is no failure; changed or broken data and refused rows are (exit code 1).
+    What the loaders leave out or repair of good data is said as well. Absent data is no failure; incomplete, changed or
+    broken data and refused rows are (exit code 1).
     """
     from wattkeeper.energy import own_rows
     from wattkeeper.evaluation import public_data
@@ -51,18 +58,38 @@ def check(
         if refused:
             raise typer.Exit(1)
         return
-    folder, failed = data_folder(data), 0
-    for each in public_data.find(names or []):
+    folder, wanted, failed = data_folder(data), public_data.find(names or []), 0
+    for each in wanted:
         found = each.check(folder)
-        count = "" if found.rows is None else f", {found.rows} rows"
-        typer.echo(f"{each.name}: {found.state.value}{count}")
+        typer.echo(f"{each.name}: {found.state.value}{_rows(found.content)}")
         if found.message:
             typer.echo(f"  {found.message}")
-        for row in found.refused:
-            typer.echo(f"  {row}")
-        failed += found.state in (State.CHANGED, State.BROKEN)
+        for row in found.content.left_out:
+            typer.echo(f"  left out: {row}")
+        for note in found.content.notes:
+            typer.echo(f"  {note}")
+        _refused(found.refused)
+        failed += found.state in (State.INCOMPLETE, State.CHANGED, State.BROKEN)
     if failed:
-        raise WattkeeperError(f"{failed} sets of data are not as expected")
+        raise WattkeeperError(f"not as expected: {failed} of {len(wanted)} sets of data")
+
+
+def _rows(content: "Content") -> str:
+    return "" if content.rows is None else f", {content.rows} rows"
+
+
+def _refused(rows: "Sequence[RefusedRow]") -> None:
+    """All of them, unless a whole file is wrong: then the first of each reason, with its count."""
+    if len(rows) <= _ROWS_SHOWN:
+        for row in rows:
+            typer.echo(f"  refused: {row}")
+        return
+    first: dict[tuple[str, str], RefusedRow] = {}
+    for row in rows:
+        first.setdefault((row.file, row.reason), row)
+    for key, row in first.items():
+        number = sum((each.file, each.reason) == key for each in rows)
+        typer.echo(f"  refused: {row}" + (f" ({number} rows)" if number > 1 else ""))
 
 
 @explained
@@ -92,8 +119,9 @@ def fetch(
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands."""
-    group = typer.Typer(no_args_is_help=True, help="Public measured data: what is read, is it intact, fetch it.")
+    group = typer.Typer(no_args_is_help=True, help="Measured data: public sets, and your own.")
     group.command("list")(list_data)
     group.command("check")(check)
     group.command("fetch")(fetch)
+    group.command("from-prometheus")(own_history.from_prometheus)
     app.add_typer(group, name="data")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -172,14 +173,20 @@ def constants(
         progress.print(line, style="dim")
 
     folder = data_files.data_folder(data)
-    every = calibration.used(fit_sources.pairs(folder))
+    known = fit_sources.pairs(folder, tell)
+    every = calibration.used(known)
     clean = calibration.without_host_bound(every)
+    for what, before, after in (
+        (f"at batches over {calibration.LARGEST_BATCH:g}", known, every),
+        ("of workloads that the host holds up", every, clean),
+    ):
+        tell(f"left out: {_count(before) - _count(after)} of {_count(before)} runs {what}")
     found = calibration.fit_constants(clean)
     scores: dict[str, Score] = {}
     for part, chosen in (("without workloads that the host holds up", clean), ("all runs", every)):
         judged = calibration.leave_one_out(chosen, tell)
         scores |= {f"{_WAYS[name]}; {part}": score for name, score in judged.items()}
-    overhead, with_kernels = _kernels(folder, clean)
+    overhead, with_kernels = _kernels(folder, clean, tell)
     scores |= with_kernels
     for name, score in calibration.against_kernels().items():
         scores[f"roofline, beside fits to kernels and host: {name}"] = score
@@ -201,7 +208,13 @@ def constants(
     console.print(_scores(scores))
 
 
-def _kernels(folder: Path, pairs: list[PairRuns]) -> tuple[host.HostOverhead, dict[str, Score]]:
+def _count(pairs: list[PairRuns]) -> int:
+    return sum(len(pair.runs.batch) for pair in pairs)
+
+
+def _kernels(
+    folder: Path, pairs: list[PairRuns], tell: Callable[[str], None]
+) -> tuple[host.HostOverhead, dict[str, Score]]:
     """The host's part over composed kernels, and errors with each family left out of its fit."""
     parts = []
     for pair in pairs:
@@ -212,7 +225,8 @@ def _kernels(folder: Path, pairs: list[PairRuns]) -> tuple[host.HostOverhead, di
             made = fit_sources.composed(folder, pair.model, pair.gpu, pair.shards)
             context = rows.kv_tokens / rows.decode_sequences
             kernels = made.seconds(rows.prefill_tokens, rows.decode_sequences, context)
-        except WattkeeperError:
+        except WattkeeperError as error:
+            tell(f"without kernels: {pair.model.name} on {pair.shards} {pair.gpu.name}: {error}")
             continue
         parts.append((pair.family, rows.seconds, kernels, rows.decode_sequences))
     family = np.concatenate([np.full(len(each[1]), each[0]) for each in parts])

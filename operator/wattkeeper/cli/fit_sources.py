@@ -1,5 +1,7 @@
 """Where `wattkeeper fit` takes measurements from: kernel tables and measured serving runs of the data folder."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,15 +143,18 @@ def _no_runs(folder: Path, model: ModelSpec, gpu: GpuSpec, gpus: int, task: str 
     return f"no runs of {model.name} in {data.ML_ENERGY_V3.name}: use --source kernels or live"
 
 
-def pairs(folder: Path) -> list[PairRuns]:
-    """Text workloads of ML.ENERGY on models of the catalogue."""
-    table = data.load_ml_energy(folder)
-    table = table[table["multimodal"] == 0]
+def pairs(folder: Path, report: Callable[[str], None] = lambda _: None) -> list[PairRuns]:
+    """Text workloads of ML.ENERGY on models of the catalogue; `report` is told what is left out."""
+    every = data.load_ml_energy(folder)
+    table = every[every["multimodal"] == 0]
+    report(f"{data.ML_ENERGY_V3.name}: {len(every) - len(table)} of {len(every)} runs with images or video left out")
     found = []
+    unknown: Counter[str] = Counter()
     for (name, gpu, gpus, task), runs in table.groupby(["model", "gpu", "num_gpus", "task"]):
         try:
             model = catalogue.model(str(name))
         except UnknownModelError:
+            unknown[str(name)] += len(runs)
             continue
         found.append(
             PairRuns(
@@ -161,6 +166,8 @@ def pairs(folder: Path) -> list[PairRuns]:
                 runs=_runs(runs),
             )
         )
+    for name, number in unknown.items():
+        report(f"{data.ML_ENERGY_V3.name}: {number} runs of {name} left out: it is in no catalogue")
     return found
 
 

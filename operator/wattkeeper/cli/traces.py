@@ -50,6 +50,8 @@ def show(
         else:
             mean = f"{bare.prompt_tokens.mean():.1f} and {bare.output_tokens.mean():.1f}"
             typer.echo(f"lengths only {len(bare.prompt_tokens)} pairs, mean prompt and answer {mean} tokens")
+            for text in bare.repairs:
+                typer.echo(f"repaired     {text}")
         return
     found = build.build(spec, data=folder)
     for line in summary.lines(summary.summarise(found)):

@@ -31,6 +31,8 @@ class Findings:
     problems: tuple[Problem, ...] = ()
     """Found while acting, beside those of `service`."""
     energy_trusted: bool = True
+    energy_problem: str = ""
+    """Why no trained energy model is in use."""
     calibration: CalibrationStatus | None = None
     """Readings that no ModelProfile keeps."""
     calibrated: str = ""
@@ -112,7 +114,11 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
         )
     if not findings.energy_trusted:
         return _condition(
-            type_, _FALSE, "NoEnergyModel", "the trained energy model is not usable: physics alone decides"
+            type_,
+            _FALSE,
+            "NoEnergyModel",
+            "the trained energy model is not usable: physics alone foresees power, with wide intervals"
+            + (f" ({findings.energy_problem})" if findings.energy_problem else ""),
         )
     known = learned.describe(state.learning.learned, state.learning.dropped)
     if state.learning.learned.state == RefitStatus.POOR_FIT.value:

@@ -323,6 +323,7 @@ class FleetLoop:
             caps=entry.report,
             problems=tuple(entry.problems),
             energy_trusted=self.energy.trusted,
+            energy_problem=self.energy.problem,
             calibration=self.calibrations.kept_in_service(service),
             calibrated=self.calibrations.describe(service),
             replay_trouble=None if self.replays is None else self.replays.trouble,

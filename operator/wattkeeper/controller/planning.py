@@ -77,6 +77,10 @@ class Planning:
             now_seconds=now,
             settings=self.settings.planner,
         )
+        # Of a drifting model nothing that was learnt is believed.
+        learnt = self.calibrations.calibration(service, wall=self.clock.wall()) if state.correction.trusted else None
+        cap = entry.current.power_cap_watts
+        state.caution.look(service, observation, learnt, cap_watts=cap, model=self.energy, now=now)
         enforcing = service.spec.mode is Mode.ENFORCE
         # While new arguments are watched no replica goes: a dip of its making would be blamed on them.
         watching = read_note(service.target) is not None
@@ -85,7 +89,7 @@ class Planning:
             now_seconds=now,
             slo=service.slo,
             levers=service.levers,
-            profile=service.profile,
+            profile=state.caution.of(service.profile),
             observation=observation,
             planned_rate=None if forecast is None else forecast.planned,
             planned_rate_stabilised=None if forecast is None or watching else forecast.stabilised,
@@ -97,10 +101,7 @@ class Planning:
             rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
             trusted=state.correction.trusted and state.sensor.trusted and self.energy.trusted,
             margin=state.latency_margin,
-            # Of a drifting model nothing that was learnt is believed.
-            calibration=self.calibrations.calibration(service, wall=self.clock.wall())
-            if state.correction.trusted
-            else None,
+            calibration=learnt,
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
@@ -117,7 +118,7 @@ class Planning:
                 Asked(
                     key=entry.service.key,
                     wish=wish,
-                    profile=entry.service.profile,
+                    profile=entry.state.caution.of(entry.service.profile),
                     slo=entry.service.slo,
                     workload=entry.observation.workload,
                     arrivals=entry.observation.arrivals,

@@ -10,7 +10,7 @@ where model, load or lengths are unlike any run, the whole to the catalogue's ph
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -114,12 +114,13 @@ class Correction:
         if len(self._tables) > _MOST_PROFILES:
             self._tables = {}
         placed = [_Placed.of(state) for state in states]
-        tables = [self._tables.setdefault(state.profile, {}) for state in states]
+        keys = [_without_caution(state.profile) for state in states]
+        tables = [self._tables.setdefault(key, {}) for key in keys]
         wanted: dict[ServingProfile, set[Cell]] = {}
-        for state, place, table in zip(states, placed, tables, strict=True):
+        for key, place, table in zip(keys, placed, tables, strict=True):
             missing = {cell for corners in place.corners for cell in corners if cell not in table}
             if missing:
-                wanted.setdefault(state.profile, set()).update(missing)
+                wanted.setdefault(key, set()).update(missing)
         self._fill({profile: sorted(cells) for profile, cells in wanted.items()})
         return [place.interpolated(table) for place, table in zip(placed, tables, strict=True)]
 
@@ -179,7 +180,7 @@ class Correction:
         """Ask physics, trees and process about cells; one pass through the trees for all profiles together."""
         states = [_state(profile, cells) for profile, cells in wanted.items()]
         learnable = [self._learnable(profile) for profile in wanted]
-        found = iter(self._asked([state for state, known in zip(states, learnable, strict=True) if known]))
+        found = iter(self.of_runs([state for state, known in zip(states, learnable, strict=True) if known]))
         for state, known, cells in zip(states, learnable, wanted.values(), strict=True):
             values = next(found) if known else self._physical(len(state.batch))
             curves = values.reshape(2, len(cells), _BATCH_KNOTS)
@@ -200,8 +201,11 @@ class Correction:
             return False
         return True
 
-    def _asked(self, states: Sequence[points.OperatingPoints]) -> list[FloatArray]:
-        """(2, N) for each of the states: correction and half-width."""
+    def of_runs(self, states: Sequence[points.OperatingPoints], runs: learned.Runs | None = None) -> list[FloatArray]:
+        """As `at`, without table: asks about each row. `runs` (all rows) where sequences did other than in `states`.
+
+        Raises UnknownModelError or UnknownAcceleratorError.
+        """
         estimates = [state.busy_watts for state in states]
         weights = [
             self.trained.weights(factors.matrix(state, watts)) for state, watts in zip(states, estimates, strict=True)
@@ -211,7 +215,9 @@ class Correction:
         asked = [state.take(index) for state, index in zip(states, within, strict=True) if len(index)]
         if not asked:
             return found
-        answer = self.model.predict(self.runs(asked))
+        starts = np.cumsum([0, *(len(state.batch) for state in states)])
+        rows_asked = np.concatenate([start + index for start, index in zip(starts, within, strict=False)])
+        answer = self.model.predict(self.runs(asked) if runs is None else runs[rows_asked])
         start = 0
         for state, watts, (card, all_), index, values in zip(states, estimates, weights, within, found, strict=True):
             rows = slice(start, start + len(index))
@@ -234,6 +240,11 @@ class Correction:
         if profile.gpu.name not in self._gpus:
             half = np.maximum(half, widths.physics)
         return np.stack([correction, half])
+
+
+def _without_caution(profile: ServingProfile) -> ServingProfile:
+    """What limits are feared to do moves no closed loop at full power, and need not make new tables."""
+    return profile if profile.cap_caution == 1.0 else replace(profile, cap_caution=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,5 @@
 """Loaders of public measured serving runs: one tidy table, one row per steady run, units checked.
 
-The files are not shipped: a source says where to get them, under which licence, and the SHA-256 of the content that
-this program was written against. The checksum is taken over the values that are used, in a canonical form, so that the
-upstream files and a flattened copy of them are equally good.
-
 Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 `source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name),
 `num_gpus`, `tensor_parallel`, `data_parallel`, `weight_precision`, `architecture`, `task`;
@@ -14,19 +10,16 @@ Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 `group_rate`: what must be held out together.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.errors import ChangedDataError, DataFileError
-from wattkeeper.energy import row_checks
+from wattkeeper.energy import row_checks, sources
+from wattkeeper.energy.row_checks import RefusedRow
+from wattkeeper.energy.sources import Place, Source
 
 RUN_COLUMNS = (
     "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel", "data_parallel",
@@ -35,45 +28,6 @@ RUN_COLUMNS = (
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
     "tokens_per_second", "group_curve", "group_model", "group_backbone", "group_workload", "group_rate",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a set of measured runs comes from, and what its content must be."""
-
-    name: str
-    repository: str
-    commit: str
-    paths: tuple[str, ...]
-    """Inside the repository."""
-    folder: str
-    """Inside the data folder: where a copy of `paths` (or the flat file) is looked for."""
-    flat_file: str
-    licence: str
-    rows: int
-    sha256: str
-    """Of the used values in canonical form, see `content_sha256`."""
-
-    @property
-    def how_to_get(self) -> str:
-        """One sentence for error messages."""
-        return (
-            f"copy {', '.join(self.paths)} of https://github.com/{self.repository} at commit {self.commit} "
-            f"into {self.folder}/ of the data folder"
-        )
-
-    def provenance(self) -> dict[str, Any]:
-        """For the model card."""
-        return {
-            "name": self.name,
-            "repository": f"https://github.com/{self.repository}",
-            "commit": self.commit,
-            "paths": list(self.paths),
-            "licence": self.licence,
-            "rows": self.rows,
-            "sha256": self.sha256,
-        }
-
 
 ML_ENERGY_V3 = Source(
     name="ml-energy-v3",
@@ -126,20 +80,11 @@ _NLR_NUMBERS = (
     "hf-output-len", "request_rate_x", "completed", "total_input_tokens", "total_output_tokens", "duration",
     "output_throughput", "mean_tpot_ms", "mean_power[W]",
 )  # fmt: skip
+_FAILED = "the run failed (run_completed is False)"
 _NLR_GPUS = 4
 """The peak of 2,870 W of node power fits four H100 at their limit and no more; the model needs at least two."""
 _NLR_LONG_PROMPT_TOKENS = 150.0
 """The two workloads have 119-120 and 174-175 prompt tokens on average."""
-
-
-def content_sha256(frame: pd.DataFrame) -> str:
-    """SHA-256 of the values of a frame: columns and rows sorted, numbers in shortest round-trip form."""
-    columns = sorted(frame.columns)
-    lines = sorted(
-        json.dumps([float(v) if isinstance(v, (int, float, np.number)) else str(v) for v in row])
-        for row in frame[columns].itertuples(index=False, name=None)
-    )
-    return hashlib.sha256("\n".join([json.dumps(columns), *lines]).encode()).hexdigest()
 
 
 def backbone(model: str) -> str:
@@ -157,23 +102,23 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
 
     Raises DataFileError: missing, unreadable, changed content, or figures that contradict one another.
     """
-    raw = _read(ML_ENERGY_V3, folder, words=_ML_ENERGY_WORDS, numbers=_ML_ENERGY_NUMBERS)
+    raw, places = sources.read(ML_ENERGY_V3, folder, words=_ML_ENERGY_WORDS, numbers=_ML_ENERGY_NUMBERS)
     if check:
-        _check_content(ML_ENERGY_V3, raw)
-    gpus = raw["num_gpus"]
-    task = raw["task"]
-    curve = raw["model_id"] + "|" + task + "|" + raw["gpu_model"] + "|" + gpus.astype(int).astype(str)
-    curve += "|" + raw["tensor_parallel"].astype(int).astype(str)
-    unknown = sorted(set(raw["gpu_model"]) - set(_ML_ENERGY_GPUS)) + sorted(set(task) - set(_ASSUMED_PROMPT_TOKENS))
-    if unknown:
-        raise DataFileError(f"{ML_ENERGY_V3.name}: unknown GPU or task {', '.join(unknown)}")
+        sources.check_content(ML_ENERGY_V3, raw)
+    gpus, task = raw["num_gpus"], raw["task"]
+    curve = raw["model_id"] + "|" + task + "|" + raw["gpu_model"] + "|" + _whole(gpus)
+    curve += "|" + _whole(raw["tensor_parallel"])
+    reasons = [None if gpu in _ML_ENERGY_GPUS else f"unknown GPU {gpu!r}" for gpu in raw["gpu_model"]]
+    for position, what in enumerate(task):
+        if what not in _ASSUMED_PROMPT_TOKENS:
+            reasons[position] = reasons[position] or f"unknown task {what!r}"
     table = pd.DataFrame(
         {
             "source": ML_ENERGY_V3.name,
             "model": raw["model_id"],
             "parameters": raw["total_params_billions"] * 1e9,
             "activated_parameters": raw["activated_params_billions"] * 1e9,
-            "gpu": raw["gpu_model"].map(_ML_ENERGY_GPUS),
+            "gpu": [_ML_ENERGY_GPUS.get(name, name) for name in raw["gpu_model"]],
             "num_gpus": gpus,
             "tensor_parallel": raw["tensor_parallel"],
             "data_parallel": columns(ML_ENERGY_V3, folder, numbers=("data_parallel",))["data_parallel"],
@@ -201,28 +146,26 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "group_rate": "closed loop",
         }
     )
-    return _checked(ML_ENERGY_V3, table, watts=raw["avg_power_watts"], rows=range(1, len(raw) + 1))
+    return _checked(table, watts=raw["avg_power_watts"], places=places, reasons=reasons)
 
 
 def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
     """Llama-3.1-70B on one H100 node with vLLM: finite open runs of 1,000 requests at 19 rates.
 
     Power is that of the node: CPUs are in it (core power probably twice), and the window holds ramp and drain. Arrivals
-    are nearly regular. The `dataset-name` column says `hf` for both workloads; prompt lengths tell them apart.
+    are nearly regular. The `dataset-name` column says `hf` for both workloads; prompt lengths tell them apart. Runs
+    that failed have no figures: `failed_runs` names them.
 
     Raises DataFileError: missing, unreadable, changed content, or figures that contradict one another.
     """
-    raw = _read(NLR_H100, folder, words=("run_completed",), numbers=_NLR_NUMBERS)
-    raw = raw[raw["run_completed"] == "True"].drop(columns="run_completed")
-    rows = [int(row) + 1 for row in raw.index]
-    raw = raw.reset_index(drop=True)
+    raw, places, _ = _nlr(folder, numbers=_NLR_NUMBERS)
     if check:
-        _check_content(NLR_H100, raw)
+        sources.check_content(NLR_H100, raw)
     watts = raw["mean_power[W]"]
     prompt = raw["total_input_tokens"] / raw["completed"]
     cap = raw["hf-output-len"]
     kind = (prompt > _NLR_LONG_PROMPT_TOKENS).map({True: "long prompts", False: "short prompts"})
-    workload = kind + "|" + cap.astype(int).astype(str)
+    workload = kind + "|" + _whole(cap)
     table = pd.DataFrame(
         {
             "source": NLR_H100.name,
@@ -254,84 +197,74 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "group_model": "meta-llama/Llama-3.1-70B-Instruct",
             "group_backbone": backbone("meta-llama/Llama-3.1-70B-Instruct"),
             "group_workload": workload,
-            "group_rate": raw["request_rate_x"].astype(int).astype(str),
+            "group_rate": _whole(raw["request_rate_x"]),
         }
     )
     watts = raw["total_output_tokens"] / raw["duration"] * table["joules_per_token"]
-    return _checked(NLR_H100, table, watts=watts, rows=rows)
+    return _checked(table, watts=watts, places=places)
 
 
-def columns(source: Source, folder: Path, *, words: tuple[str, ...] = (), numbers: tuple[str, ...]) -> pd.DataFrame:
+def failed_runs(folder: Path) -> tuple[RefusedRow, ...]:
+    """The rows of the NLR set that `load_nlr` leaves out because their publishers mark them as failed.
+
+    Raises DataFileError as `load_nlr` does.
+    """
+    return _nlr(folder, numbers=_NLR_NUMBERS)[2]
+
+
+def columns(source: Source, folder: Path, *, numbers: tuple[str, ...]) -> pd.DataFrame:
     """Further columns of a source as published, one row per run in the order of its loader; content is not checked.
 
-    Raises DataFileError: missing, unreadable, or without these columns.
+    Raises DataFileError: missing, unreadable, without these columns, or a figure is none, with the row.
     """
-    if source is not NLR_H100:
-        return _read(source, folder, words=words, numbers=numbers)
-    raw = _read(source, folder, words=(*words, "run_completed"), numbers=numbers)
-    return raw[raw["run_completed"] == "True"].drop(columns="run_completed").reset_index(drop=True)
-
-
-def _read(source: Source, folder: Path, *, words: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    """The used columns of a source, from the flat file or from copies of the upstream files."""
-    base = folder / source.folder
-    flat = base / source.flat_file
-    upstream = [base / Path(path).name for path in source.paths]
-    try:
-        if flat.is_file():
-            raw = _read_csv(flat)
-        elif all(path.is_file() for path in upstream):
-            parts = [_read_json(path) if path.suffix == ".json" else _read_csv(path) for path in upstream]
-            raw = pd.concat(parts, ignore_index=True)
-        else:
-            raise DataFileError(f"{flat} is missing: {source.how_to_get}")
-    except (OSError, ValueError, KeyError) as error:
-        raise DataFileError(f"{base} cannot be read as {source.name} ({error}): {source.how_to_get}") from error
-    lost = [name for name in (*words, *numbers) if name not in raw.columns]
-    if lost:
-        raise DataFileError(f"{base}: columns {', '.join(lost)} are missing: {source.how_to_get}")
-    used = raw[[*words, *numbers]].astype(dict.fromkeys(words, "str"))
+    if source is NLR_H100:
+        raw, places, _ = _nlr(folder, numbers=numbers)
+    else:
+        raw, places = sources.read(source, folder, numbers=numbers)
+    reasons: list[str | None] = [None] * len(raw)
     for name in numbers:
-        used[name] = np.array([_number(value) for value in raw[name]])
-    return used
+        for position in np.flatnonzero(~np.isfinite(raw[name])):
+            reasons[position] = reasons[position] or f"{name} is missing or no number"
+    _refuse(places, reasons)
+    return raw
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype="str", keep_default_na=False)
+def _nlr(folder: Path, *, numbers: tuple[str, ...]) -> tuple[pd.DataFrame, list[Place], tuple[RefusedRow, ...]]:
+    """Runs that were completed, where they are, and those that were not."""
+    raw, places = sources.read(NLR_H100, folder, words=("run_completed",), numbers=numbers)
+    said = raw["run_completed"].to_numpy()
+    _refuse(
+        places,
+        [None if word in ("True", "False") else f"run_completed is {word!r}, not True or False" for word in said],
+    )
+    failed = sources.refused(places, [_FAILED if word == "False" else None for word in said])
+    used = np.flatnonzero(said == "True")
+    return raw.iloc[used].drop(columns="run_completed").reset_index(drop=True), [places[at] for at in used], failed
 
 
-def _number(value: Any) -> float:
-    """The float nearest to what is written (a table reader's fast parser may be off by the last bit); NaN if none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return np.nan
-
-
-def _read_json(path: Path) -> pd.DataFrame:
-    frame = pd.DataFrame(json.loads(path.read_text())["configurations"])
-    return frame.assign(task=path.stem)
-
-
-def _check_content(source: Source, raw: pd.DataFrame) -> None:
-    found = content_sha256(raw)
-    if found != source.sha256:
-        raise ChangedDataError(
-            f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
-            f"({source.rows} rows, {source.sha256}): {source.how_to_get}"
-        )
-
-
-def _checked(source: Source, table: pd.DataFrame, *, watts: pd.Series, rows: Sequence[int]) -> pd.DataFrame:
+def _checked(
+    table: pd.DataFrame, *, watts: pd.Series, places: Sequence[Place], reasons: Sequence[str | None] = ()
+) -> pd.DataFrame:
     """Refuse figures that are impossible or contradict one another (a wrong unit shows here).
 
-    `watts` is the power by other columns of the file; `rows` are the numbers of the rows in it.
+    `watts` is the power by other columns of the file; `reasons` are why rows cannot be used in the first place.
     """
-    reasons = row_checks.reasons(table)
+    found = [
+        before or after for before, after in zip(reasons or [None] * len(table), row_checks.reasons(table), strict=True)
+    ]
     agree = np.isclose(table["joules_per_token"] * table["tokens_per_second"], watts, rtol=0.02)
     for position in np.flatnonzero(~agree):
-        reasons[position] = reasons[position] or "joules per token, tokens per second, time and watts do not agree"
-    refused = row_checks.refused(source.folder, reasons, rows)
+        found[position] = found[position] or "joules per token, tokens per second, time and watts do not agree"
+    _refuse(places, found)
+    return table[list(RUN_COLUMNS)]
+
+
+def _refuse(places: Sequence[Place], reasons: Sequence[str | None]) -> None:
+    refused = sources.refused(places, reasons)
     if refused:
         raise row_checks.RefusedRowsError(refused)
-    return table[list(RUN_COLUMNS)]
+
+
+def _whole(numbers: pd.Series) -> pd.Series:
+    """In words: 8 for 8.0."""
+    return numbers.map("{:g}".format)

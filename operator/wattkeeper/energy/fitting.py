@@ -37,13 +37,16 @@ class Measured:
         return self.table[f"group_{name}"]
 
     def answers(self, model: EnergyModel, index: IndexArray) -> tuple[FloatArray, FloatArray]:
-        """What the operator would say of these runs: watts per GPU, and half-width of the interval in ln; (M,)."""
+        """What a model says of these runs: watts per GPU, and half-width of the interval in ln; (M,).
+
+        As in the operator, but for its table between half doublings: a run need not be in a steady state.
+        """
         watts, half, start = np.full(len(self.rows), np.nan), np.full(len(self.rows), np.nan), 0
         for part in self.estimated:
             own = index[(index >= start) & (index < start + len(part.rows))]
             if len(own):
                 state = part.points.take(own - start)
-                watts[own], half[own] = model.busy_watts([state])[0], model.half_width_log(state)
+                watts[own], half[own] = model.of_runs(state, self.runs[own])
             start += len(part.rows)
         return watts[index], half[index]
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
+from wattkeeper.domain import boosting
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import features, gp, terms
 from wattkeeper.energy.calibration import CalibrationKernel
@@ -47,7 +47,7 @@ def restored(parts: dict[str, Any]) -> Learned:
     """The model again.
 
     Raises ValueError, KeyError or TypeError: parts are missing, of another kind, or made for other terms or columns
-    than this program has. LightGBMError: a booster that this LightGBM cannot read.
+    than this program has. ModelFileError: a booster that this LightGBM cannot read.
     """
     if (parts["terms"], parts["columns"]) != (list(terms.NAMES), list(features.COLUMNS)):
         raise ValueError("it was trained on other terms or columns than this program has")
@@ -69,7 +69,7 @@ def restored(parts: dict[str, Any]) -> Learned:
         rows,
         np.array(parts["residual_log"], dtype=np.float64),
     )
-    boosters = tuple(lgb.Booster(model_str=str(text)) for text in parts["boosters"])
+    boosters = tuple(boosting.read(str(text)) for text in parts["boosters"])
     if not boosters or not np.isfinite(process.weights).all():
         raise ValueError("boosters are missing or its rows are not finite")
     target: Target = "W per GPU" if parts["target"] == "W per GPU" else "J/token"

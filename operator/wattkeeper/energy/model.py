@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
@@ -24,6 +23,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.correction import Correction, Deployment, HalfWidths, Range, deployment_groups
+from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
@@ -54,13 +54,16 @@ class EnergyModel:
     """Predicts watts. Immutable; safe to share between threads."""
 
     def __init__(
-        self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None
-    ) -> None:
+        self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None,
+        problem: str = "",
+    ) -> None:  # fmt: skip
         self.correction = correction
         """What was learned; None: physics alone."""
         self.trusted = correction is not None
         """False where no trained correction is in use."""
         self.version = version
+        self.problem = problem
+        """Why no trained correction is in use, for people; empty where nothing is wrong."""
         self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
         self.kernel = _PHYSICS_KERNEL if correction is None else correction.model.kernel
@@ -89,11 +92,7 @@ class EnergyModel:
             )
         try:
             correction = correction_of(payload)
-        except lgb.basic.LightGBMError as error:
-            raise ModelFileError(
-                f"energy model {file} holds a booster that this LightGBM cannot read ({error}): train it again"
-            ) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ModelFileError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"energy model {file} cannot be used ({error}): train it again with `wattkeeper train`, or use the "
                 "file that ships with the package"
@@ -101,9 +100,17 @@ class EnergyModel:
         return EnergyModel(correction, version=f"energy-v2-{sha256[:8]}", card=dict(payload.card))
 
     @staticmethod
-    def physics_only() -> "EnergyModel":
-        """The physical estimate alone, with a wide interval; `trusted` is False."""
-        return EnergyModel(None)
+    def physics_only(problem: str = "") -> "EnergyModel":
+        """The physical estimate alone, with a wide interval; `trusted` is False. `problem`: why, for people."""
+        return EnergyModel(None, problem=problem)
+
+    @staticmethod
+    def load_or_physics(path: Path | None = None) -> "EnergyModel":
+        """As `load`; where the file cannot be used, physics alone, which says why in `problem`."""
+        try:
+            return EnergyModel.load(path)
+        except ModelFileError as error:
+            return EnergyModel.physics_only(str(error))
 
     def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:
         """Predictions for all queries, in their order; what is not yet known of the correction is asked at once."""
@@ -128,10 +135,16 @@ class EnergyModel:
             for state, (correction, _) in zip(states, self._corrections(states), strict=True)
         ]
 
-    def half_width_log(self, state: points.OperatingPoints) -> FloatArray:
-        """Half-width (ln) of the 90 % interval of the watts while iterating, (N,), before live readings."""
-        _, half = self._corrections([state])[0]
-        return np.asarray(half)
+    def of_runs(self, state: points.OperatingPoints, runs: Runs) -> tuple[FloatArray, FloatArray]:
+        """Watts per GPU while iterating and half-width (ln) of their 90 % interval, (N,), of measured runs.
+
+        `runs` tells what their sequences did: a finite run need not be in a steady state. Raises ValueError without a
+        trained correction.
+        """
+        if self.correction is None:
+            raise ValueError("physics alone knows nothing of runs")
+        (found,) = self.correction.of_runs([state], runs)
+        return _bounded(state, found[0]), np.asarray(found[1])
 
     def learned_by_column(self, state: points.OperatingPoints) -> FloatArray:
         """Contributions (N, len(features.COLUMNS)) to ln(watts) through the trees, over their mean answer.
@@ -202,7 +215,7 @@ class EnergyModel:
 def correction_of(payload: artefact.Payload) -> Correction:
     """What a model file learned.
 
-    Raises ValueError, KeyError or TypeError: parts are missing or foreign. LightGBMError: a booster cannot be read.
+    Raises ValueError, KeyError or TypeError: parts are missing or foreign. ModelFileError: a booster cannot be read.
     """
     return Correction(
         learned_file.restored(payload.learned),

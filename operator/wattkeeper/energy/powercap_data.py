@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.errors import ChangedDataError, DataFileError
-from wattkeeper.energy import row_checks
-from wattkeeper.energy.data import Source, content_sha256
+from wattkeeper.domain.errors import DataFileError
+from wattkeeper.energy import row_checks, sources
+from wattkeeper.energy.sources import Source
 
 CAP_COLUMNS = (
     "source", "curve", "gpu", "engine", "model", "phase", "moe", "concurrency", "cap_watts", "tdp_watts", "watts",
@@ -25,7 +25,7 @@ CAP_COLUMNS = (
 RTX_CURVES = Source(
     name="club-3090-caps",
     repository="noonghunna/club-3090",
-    commit="4a29ab5",
+    commit="4a29ab57d42a1d587de1042fa5dfd9535f94a063",
     paths=("docs/img/power-cap-*.py (the data in them, as powercap_curves.csv)",),
     folder="powercap/rtx-curves",
     flat_file="powercap_curves.csv",
@@ -36,7 +36,7 @@ RTX_CURVES = Source(
 RTX_CLOCKS = Source(
     name="club-3090-clocks",
     repository="noonghunna/club-3090",
-    commit="4a29ab5",
+    commit="4a29ab57d42a1d587de1042fa5dfd9535f94a063",
     paths=("docs/img/freq-cap-*.py (the data in them, as freqcap_5090.csv)",),
     folder="powercap/rtx-curves",
     flat_file="freqcap_5090.csv",
@@ -47,7 +47,7 @@ RTX_CLOCKS = Source(
 RTX_PRO_6000 = Source(
     name="rtx-pro-6000-caps",
     repository="Light-Heart-Labs/MMBT-Messy-Model-Bench-Tests",
-    commit="ec660c1",
+    commit="ec660c18ea873c0969bc80002b5c7ef8cc1c51d4",
     paths=("hardware-tests/vllm-power-sweep-2026-04-29/phase*/*.csv",),
     folder="powercap/rtx-pro-6000-vllm",
     flat_file="",
@@ -69,6 +69,8 @@ _PRO_6000_CAPS = (300, 350, 400, 450, 500, 550, 600)
 _PRO_6000_TDP_WATTS = 600.0
 _WARM_UP_SECONDS = 15.0
 """Cut from the beginning of a cell: caches fill, and the card settles at its limit."""
+_ENDING_SECONDS = 2.0
+"""Cut from the power samples at its end: workers finish one by one."""
 
 
 def load_cap_curves(folder: Path, *, check: bool = True) -> pd.DataFrame:
@@ -93,7 +95,7 @@ def load_clock_grid(folder: Path, *, check: bool = True) -> pd.DataFrame:
     path = folder / RTX_CLOCKS.folder / RTX_CLOCKS.flat_file
     raw = _numbers(RTX_CLOCKS, path, ("mem_mhz", "gpu_mhz", "narr_tps", "code_tps", "power_w"))
     if check:
-        _check(RTX_CLOCKS, raw)
+        sources.check_content(RTX_CLOCKS, raw)
     table = pd.DataFrame(
         {
             "memory_mhz": raw["mem_mhz"],
@@ -111,7 +113,7 @@ def load_rtx_curves(folder: Path, *, check: bool = True) -> pd.DataFrame:
     path = folder / RTX_CURVES.folder / RTX_CURVES.flat_file
     raw = _numbers(RTX_CURVES, path, (*_CURVE_NUMBERS, "sm_mhz"), words=_CURVE_WORDS)
     if check:
-        _check(RTX_CURVES, raw.drop(columns="sm_mhz"))
+        sources.check_content(RTX_CURVES, raw.drop(columns="sm_mhz"))
     table = pd.DataFrame(
         {
             "source": RTX_CURVES.name,
@@ -139,12 +141,10 @@ def load_rtx_pro_6000(folder: Path, *, check: bool = True) -> pd.DataFrame:
     rows, read = [], []
     for cell, (model, moe, concurrency) in _CELLS.items():
         for cap in _PRO_6000_CAPS:
-            load = _bare(base / cell / f"load_{cap}w.csv", ("worker", "start", "end", "tokens"))
-            power = _bare(base / cell / f"power_{cap}w.csv", ("time", "gpu", "watts", "celsius", "mhz", "busy"))
+            load, power = _cell(base / cell, cap)
             read += [load.assign(cell=cell, cap=cap), power.assign(cell=cell, cap=cap)]
             begin, end = load["start"].min() + _WARM_UP_SECONDS, load["end"].max()
-            ended = load[load["end"] > begin]
-            steady = power[(power["time"] > begin) & (power["time"] < end - 2.0)]
+            ended, steady = _steady(load, power)
             if ended.empty or steady.empty:
                 raise DataFileError(
                     f"{base / cell}, {cap} W: nothing is left after {_WARM_UP_SECONDS:g} s of warming up"
@@ -168,8 +168,38 @@ def load_rtx_pro_6000(folder: Path, *, check: bool = True) -> pd.DataFrame:
                 }
             )
     if check:
-        _check(RTX_PRO_6000, pd.concat(read, ignore_index=True).fillna(-1.0))
+        sources.check_content(RTX_PRO_6000, pd.concat(read, ignore_index=True).fillna(-1.0))
     return _plausible(base, pd.DataFrame(rows))
+
+
+def warm_up_note(folder: Path) -> str:
+    """How much of the sweep is cut, in words. Raises DataFileError as `load_rtx_pro_6000` does."""
+    base, cut, every = folder / RTX_PRO_6000.folder, [0, 0], [0, 0]
+    for cell in _CELLS:
+        for cap in _PRO_6000_CAPS:
+            tables = _cell(base / cell, cap)
+            for index, (whole, part) in enumerate(zip(tables, _steady(*tables), strict=True)):
+                cut[index] += len(whole) - len(part)
+                every[index] += len(whole)
+    return (
+        f"cut as warming up and ending: {cut[0]} of {every[0]} requests (those that ended in the first "
+        f"{_WARM_UP_SECONDS:g} s of a cell) and {cut[1]} of {every[1]} power samples (and those of the last "
+        f"{_ENDING_SECONDS:g} s)"
+    )
+
+
+def _cell(folder: Path, cap: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Requests and power samples under one limit."""
+    return (
+        _bare(folder / f"load_{cap}w.csv", ("worker", "start", "end", "tokens")),
+        _bare(folder / f"power_{cap}w.csv", ("time", "gpu", "watts", "celsius", "mhz", "busy")),
+    )
+
+
+def _steady(load: pd.DataFrame, power: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What of a cell is neither warming up nor ending."""
+    begin, end = load["start"].min() + _WARM_UP_SECONDS, load["end"].max()
+    return load[load["end"] > begin], power[(power["time"] > begin) & (power["time"] < end - _ENDING_SECONDS)]
 
 
 def _numbers(source: Source, path: Path, numbers: tuple[str, ...], *, words: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -185,6 +215,8 @@ def _numbers(source: Source, path: Path, numbers: tuple[str, ...], *, words: tup
     used = raw[[*words, *numbers]].copy()
     for name in numbers:
         used[name] = pd.to_numeric(raw[name], errors="coerce").astype(np.float64)
+        written = ~raw[name].str.strip().str.lower().isin(["", "nan"])
+        _refuse(path, used[name].isna() & written, f"{name} is no number")
     return used
 
 
@@ -198,15 +230,6 @@ def _bare(path: Path, names: tuple[str, ...]) -> pd.DataFrame:
         raise DataFileError(f"{path} cannot be read ({error}): {RTX_PRO_6000.how_to_get}") from error
     _refuse(path, raw.isna().any(axis=1), f"one of {', '.join(names)} is missing or no number")
     return raw
-
-
-def _check(source: Source, raw: pd.DataFrame) -> None:
-    found = content_sha256(raw)
-    if found != source.sha256:
-        raise ChangedDataError(
-            f"{source.folder}: the content ({len(raw)} rows, SHA-256 {found}) is not the expected one "
-            f"({source.sha256}): {source.how_to_get}"
-        )
 
 
 def _plausible(path: Path, table: pd.DataFrame) -> pd.DataFrame:

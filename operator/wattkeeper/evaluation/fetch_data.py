@@ -1,9 +1,12 @@
 """Fetching of public data from upstream at the pinned commit, into a data folder, whole or not at all.
 
-Files arrive in a folder of their own beside the data, are read there by the loader that will use them, and move to
-their place only if their content is the expected one. Nothing that is there already is overwritten.
+Files arrive in a folder of their own beside the data and are read there by the loader that will use them. If their
+content is the expected one, the set moves to its place with one rename: of its file, or of the folder that all its
+files share. So a process that is killed leaves a set there or not there, never half of it (and perhaps a folder
+`.fetch-*`, which may be deleted). Nothing that is there already is overwritten.
 """
 
+import posixpath
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,23 +42,44 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     if found.state is not State.ABSENT:
         raise DataFileError(f"{wanted.name}: {found.message}. Nothing is overwritten: move those files away first")
     if not wanted.downloads:
-        raise DataFileError(f"{wanted.name}: upstream has no file in the form that is read; {by_hand}")
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
-        staging = Path(name)
-        try:
+        raise DataFileError(
+            f"{wanted.name}: no program can fetch it (upstream holds it in another form or place); {by_hand}"
+        )
+    unit = _unit(targets)
+    _refuse_occupied(wanted.name, folder / unit)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
+            staging = Path(name)
             for download in wanted.downloads:
                 _download(download, staging, base_url)
-        except (requests.RequestException, OSError) as error:
-            raise DataFileError(f"{wanted.name}: cannot be fetched ({error}); {by_hand}") from error
-        try:
-            wanted.read(staging, True)
-        except WattkeeperError as error:
-            raise DataFileError(f"{wanted.name}: what came is refused and nothing is kept: {error}") from error
-        for download in wanted.downloads:
-            target = folder / download.target
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (staging / download.target).replace(target)
-    report(f"{wanted.name}: fetched {len(wanted.downloads)} files, content as expected")
+            _verify(wanted, staging)
+            (folder / unit).parent.mkdir(parents=True, exist_ok=True)
+            (staging / unit).replace(folder / unit)
+    except (requests.RequestException, OSError) as error:
+        raise DataFileError(f"{wanted.name}: cannot be fetched ({error}); {by_hand}") from error
+    number = len(wanted.downloads)
+    report(f"{wanted.name}: fetched {number} file{'s' * (number > 1)}, content as expected")
+
+
+def _verify(wanted: PublicData, staging: Path) -> None:
+    try:
+        wanted.read(staging, True)
+    except WattkeeperError as error:
+        raise DataFileError(f"{wanted.name}: what came is refused and nothing is kept: {error}") from error
+
+
+def _unit(targets: list[str]) -> str:
+    """What moves with one rename: the only file, or the folder that all files share."""
+    return targets[0] if len(targets) == 1 else posixpath.commonpath([posixpath.dirname(name) for name in targets])
+
+
+def _refuse_occupied(name: str, place: Path) -> None:
+    """A folder with other files cannot be exchanged as a whole."""
+    if place.is_dir() and any(place.iterdir()):
+        others = ", ".join(sorted(path.name for path in place.iterdir())[:_TARGETS_SHOWN])
+        raise DataFileError(
+            f"{name}: {place} holds other files ({others}); the set comes as a whole folder, so move them away first"
+        )
 
 
 def _download(download: Download, staging: Path, base_url: str) -> None:

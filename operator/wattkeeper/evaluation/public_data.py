@@ -1,9 +1,10 @@
 """All public measured data that the project reads, in one list: where from, which licence, there or not, as expected.
 
-None of it is shipped. Power and energy come from `energy/`, recorded traffic from `traces/`; each is checked by the
-loader that uses it. Kernel timings have no checksum and are not in the list.
+None of it is shipped. Power and energy come from `energy/`, measured kernels from `kernels/`, recorded traffic from
+`traces/`; each set is checked by the loader that uses it, and what a loader leaves out or repairs is said.
 """
 
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ import pandas as pd
 
 from wattkeeper.domain.errors import ChangedDataError, DataFileError, WattkeeperError
 from wattkeeper.energy import data, powercap_data
-from wattkeeper.energy.data import Source
 from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
+from wattkeeper.energy.sources import Source
+from wattkeeper.evaluation import kernel_data
+from wattkeeper.evaluation.kernel_data import KernelSet
 from wattkeeper.traces import sources as traces
+from wattkeeper.traces.reading import CUT_OFF
 from wattkeeper.traces.sources import State, TraceSource
 
 _GITHUB = "https://github.com/"
@@ -31,12 +35,23 @@ class Download:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a loader found in a set."""
+
+    rows: int | None = None
+    """Rows that are used; None: not counted."""
+    left_out: tuple[RefusedRow, ...] = ()
+    """Rows of the expected content that no loader returns."""
+    notes: tuple[str, ...] = ()
+    """What else is left out or repaired, with counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a check found."""
 
     state: State
-    rows: int | None
-    """Rows that are used; None: not counted."""
+    content: Content = Content()
     message: str = ""
     """Why it is not as expected."""
     refused: tuple[RefusedRow, ...] = ()
@@ -55,33 +70,52 @@ class PublicData:
     """Files in the data folder: any one of these groups is a full copy."""
     downloads: tuple[Download, ...]
     """Empty: upstream has it in another form, so that it cannot be fetched by a program."""
-    read: Callable[[Path, bool], int | None]
-    """(data folder, whether the content must be the expected one) -> rows used. Raises WattkeeperError."""
+    read: Callable[[Path, bool], Content]
+    """(data folder, whether the content must be the expected one). Raises WattkeeperError."""
     checksum_known: bool = True
 
-    def present(self, folder: Path) -> bool:
-        """Whether a full copy is there, whatever its content."""
-        return any(all((folder / name).is_file() for name in names) for names in self.copies)
+    def missing(self, folder: Path) -> tuple[str, ...]:
+        """Files that the most complete copy lacks; none: a full copy is there."""
+        lacking = [[name for name in names if not (folder / name).is_file()] for names in self.copies]
+        shares = [len(names) / len(every) for names, every in zip(lacking, self.copies, strict=True)]
+        return tuple(lacking[shares.index(min(shares))])
+
+    def absent(self, folder: Path) -> bool:
+        """Whether not one of its files is there."""
+        return not any((folder / name).is_file() for names in self.copies for name in names)
 
     def check(self, folder: Path) -> Verdict:
         """Read it; other content than the expected one is still searched for impossible rows."""
-        if not self.present(folder):
-            return Verdict(state=State.ABSENT, rows=None)
+        if self.absent(folder):
+            return Verdict(state=State.ABSENT)
+        lacking = self.missing(folder)
+        if lacking:
+            return Verdict(state=State.INCOMPLETE, message=f"{_shown(lacking)} missing: copy from {self.origin}")
         try:
-            rows = self.read(folder, True)
-            return Verdict(state=State.AS_EXPECTED if self.checksum_known else State.UNCHECKED, rows=rows)
+            content = self.read(folder, True)
+            return Verdict(state=State.AS_EXPECTED if self.checksum_known else State.UNCHECKED, content=content)
         except ChangedDataError as error:
             message = str(error)
         except RefusedRowsError as error:
-            return Verdict(state=State.BROKEN, rows=None, message=str(error), refused=error.refused)
+            return Verdict(state=State.BROKEN, message="impossible rows", refused=error.refused)
         except WattkeeperError as error:
-            return Verdict(state=State.BROKEN, rows=None, message=str(error))
+            return Verdict(state=State.BROKEN, message=str(error))
         try:
-            return Verdict(state=State.CHANGED, rows=self.read(folder, False), message=message)
+            return Verdict(state=State.CHANGED, content=self.read(folder, False), message=message)
         except RefusedRowsError as error:
-            return Verdict(state=State.CHANGED, rows=None, message=message, refused=error.refused)
+            return Verdict(state=State.CHANGED, message=message, refused=error.refused)
         except WattkeeperError as error:
-            return Verdict(state=State.BROKEN, rows=None, message=str(error))
+            return Verdict(state=State.BROKEN, message=str(error))
+
+
+_FILES_SHOWN = 3
+
+
+def _shown(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]} is"
+    more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
+    return ", ".join(names[:_FILES_SHOWN]) + f"{more} are"
 
 
 def find(names: Sequence[str]) -> tuple[PublicData, ...]:
@@ -94,75 +128,98 @@ def find(names: Sequence[str]) -> tuple[PublicData, ...]:
 
 
 def _measured(
-    source: Source, load: Callable[..., pd.DataFrame], kind: str, *, files: tuple[str, ...] = (), flat: bool = True
+    source: Source,
+    kind: str,
+    read: Callable[[Path, bool], Content],
+    *,
+    targets: tuple[str, ...] = (),
+    paths: tuple[str, ...] | None = None,
 ) -> PublicData:
-    """`files`: what of the folder is fetched, named as upstream names it below the last folder they share."""
-    targets = tuple(f"{source.folder}/{name}" for name in files)
-    paths = source.paths if flat else tuple(f"{_PRO_6000_UPSTREAM}/{name}" for name in files)
-    copies = ((f"{source.folder}/{source.flat_file}",),) if flat else ()
+    """`targets` are the files in the data folder that `paths` of upstream become; `source.paths` where left out."""
+    flat = ((f"{source.folder}/{source.flat_file}",),) if source.flat_file else ()
     return PublicData(
         name=source.name,
         kind=kind,
         licence=source.licence,
-        origin=f"{_GITHUB}{source.repository} at {source.commit}, {', '.join(source.paths)}",
-        copies=(*copies, targets) if targets else copies,
+        origin=f"{_GITHUB}{source.repository} at {source.commit}, {source.shown_paths}",
+        copies=(*flat, targets) if targets else flat,
         downloads=tuple(
             Download(path=f"{source.repository}/{source.commit}/{path}", target=target)
-            for path, target in zip(paths, targets, strict=True)
+            for path, target in zip(source.paths if paths is None else paths, targets, strict=True)
         )
         if targets
         else (),
-        read=lambda folder, check: len(load(folder, check=check)),
+        read=read,
+    )
+
+
+def _counted(load: Callable[..., pd.DataFrame]) -> Callable[[Path, bool], Content]:
+    return lambda folder, check: Content(rows=len(load(folder, check=check)))
+
+
+def _nlr(folder: Path, check: bool) -> Content:
+    return Content(rows=len(data.load_nlr(folder, check=check)), left_out=data.failed_runs(folder))
+
+
+def _rtx_pro_6000(folder: Path, check: bool) -> Content:
+    table = powercap_data.load_rtx_pro_6000(folder, check=check)
+    return Content(rows=len(table), notes=(powercap_data.warm_up_note(folder),))
+
+
+def _kernels(wanted: KernelSet) -> PublicData:
+    return _measured(
+        wanted.source,
+        "kernels",
+        lambda folder, check: Content(rows=sum(map(len, kernel_data.load(wanted, folder, check=check)))),
+        targets=tuple(table.file for table in wanted.tables),
     )
 
 
 def _trace(source: TraceSource) -> PublicData:
-    def read(folder: Path, check: bool) -> None:
-        found = traces.content_sha256(traces.load(source, folder))
+    def read(folder: Path, check: bool) -> Content:
+        loaded = traces.load(source, folder)
+        found = traces.content_sha256(loaded)
         if check and source.sha256 is not None and found != source.sha256:
             raise ChangedDataError(
                 f"{', '.join(source.files)}: the content (SHA-256 {found}) is not the expected one ({source.sha256}): "
                 f"get it from {source.address}"
             )
+        notes = traces.notes(loaded)
+        if found == source.sha256:  # So it is not cut off.
+            notes = tuple(note for note in notes if not note.endswith(CUT_OFF))
+        return Content(notes=notes)
 
-    upstream = _TRACE_PATHS.get(source.name)
     return PublicData(
         name=source.name,
         kind="traffic",
         licence=source.licence,
         origin=source.address,
         copies=(source.files,),
-        downloads=() if upstream is None else (Download(path=upstream, target=source.files[0]),),
+        downloads=() if source.upstream is None else (Download(path=source.upstream, target=source.files[0]),),
         read=read,
         checksum_known=source.sha256 is not None,
     )
 
 
-_PRO_6000_UPSTREAM = "hardware-tests/vllm-power-sweep-2026-04-29"
-_AZURE = "Azure/AzurePublicDataset/b469a113/data/AzureLLMInferenceTrace"
-_TRACE_PATHS = {
-    "azure-2023-conv": f"{_AZURE}_conv.csv",
-    "azure-2023-code": f"{_AZURE}_code.csv",
-    "mooncake-conversation": "kvcache-ai/Mooncake/3b5a5941/FAST25-release/traces/conversation_trace.jsonl",
-}
-"""Traces that upstream keeps as one file in the form that is read."""
+_SWEEP = "hardware-tests/vllm-power-sweep-2026-04-29"
 
 ALL: tuple[PublicData, ...] = (
     _measured(
         data.ML_ENERGY_V3,
-        data.load_ml_energy,
         "energy",
-        files=tuple(Path(path).name for path in data.ML_ENERGY_V3.paths),
+        _counted(data.load_ml_energy),
+        targets=tuple(f"{data.ML_ENERGY_V3.folder}/{posixpath.basename(path)}" for path in data.ML_ENERGY_V3.paths),
     ),
-    _measured(data.NLR_H100, data.load_nlr, "energy", files=("metadata.csv",)),
-    _measured(powercap_data.RTX_CURVES, powercap_data.load_rtx_curves, "power caps"),
-    _measured(powercap_data.RTX_CLOCKS, powercap_data.load_clock_grid, "clocks"),
+    _measured(data.NLR_H100, "energy", _nlr, targets=(f"{data.NLR_H100.folder}/metadata.csv",)),
+    _measured(powercap_data.RTX_CURVES, "power caps", _counted(powercap_data.load_rtx_curves)),
+    _measured(powercap_data.RTX_CLOCKS, "clocks", _counted(powercap_data.load_clock_grid)),
     _measured(
         powercap_data.RTX_PRO_6000,
-        powercap_data.load_rtx_pro_6000,
         "power caps",
-        files=powercap_data.rtx_pro_6000_files(),
-        flat=False,
+        _rtx_pro_6000,
+        targets=tuple(f"{powercap_data.RTX_PRO_6000.folder}/{name}" for name in powercap_data.rtx_pro_6000_files()),
+        paths=tuple(f"{_SWEEP}/{name}" for name in powercap_data.rtx_pro_6000_files()),
     ),
+    *(_kernels(wanted) for wanted in kernel_data.ALL),
     *(_trace(source) for source in traces.SOURCES),
 )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from wattkeeper.domain.errors import DataFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.physics import catalogue, kv, roofline
+from wattkeeper.physics import catalogue, kernel_checks, kv, roofline
 from wattkeeper.physics.architecture import Cache, ModelSpec, Precision
 from wattkeeper.physics.fitting import FitError, StepRows
 from wattkeeper.physics.kernel_tables import KernelTables
@@ -43,6 +43,8 @@ _VIDUR_PARTS = (
     "input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj", "post_attention_layernorm", "mlp_up_proj",
     "mlp_act", "mlp_down_proj", "add",
 )  # fmt: skip
+_VIDUR_COLUMNS = tuple(f"time_stats.{part}.median" for part in _VIDUR_PARTS)
+_VIDUR_COUNTS = ("num_tokens", "num_tensor_parallel_workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +198,31 @@ def vidur_linear(folder: Path, model: str, accelerator: str, shards: int) -> "pd
         known = "; ".join(f"{pair[0]} on {pair[1]}" for pair in _VIDUR_FILES)
         raise DataFileError(f"vidur has no linear layers of {model} on {accelerator}, only of {known}")
     path = folder / "kernels" / "vidur-mlp" / name
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing: copy it from {VIDUR} into the data folder")
-    frame = pd.read_csv(path)
+    frame, wrong = scan_vidur(path)
+    if wrong:
+        raise DataFileError(f"{kernel_checks.first(path, wrong)}: copy it anew from {VIDUR}")
     own = frame[frame["num_tensor_parallel_workers"] == shards]
     if own.empty:
         raise DataFileError(f"{path} has no rows for {shards} tensor parallel workers")
-    parts = own[[f"time_stats.{part}.median" for part in _VIDUR_PARTS]].sum(axis=1) * 1e-3
+    parts = own[list(_VIDUR_COLUMNS)].sum(axis=1) * 1e-3
     return parts.groupby(own["num_tokens"]).median().sort_index()
+
+
+def scan_vidur(path: Path) -> tuple[pd.DataFrame, dict[int, str]]:
+    """The used columns of one of Vidur's files (milliseconds per layer), and why which rows cannot be used.
+
+    Raises DataFileError: missing, unreadable, or another kind of file.
+    """
+    advice = f"copy it from {VIDUR} into the data folder"
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise DataFileError(f"{path} is missing: {advice}") from error
+    except (OSError, ValueError) as error:
+        raise DataFileError(f"{path} cannot be read as a table of layers ({error}): {advice}") from error
+    names = (*_VIDUR_COLUMNS, *_VIDUR_COUNTS)
+    lost = [name for name in names if name not in frame.columns]
+    if lost:
+        raise DataFileError(f"{path}: columns {', '.join(lost)} are missing: {advice}")
+    frame = frame[list(names)].apply(pd.to_numeric, errors="coerce")
+    return frame, kernel_checks.layer_reasons(frame, milliseconds=_VIDUR_COLUMNS, counts=_VIDUR_COUNTS)

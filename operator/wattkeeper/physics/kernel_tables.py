@@ -15,10 +15,11 @@ from scipy import interpolate
 
 from wattkeeper.domain.errors import DataFileError
 from wattkeeper.domain.workload import FloatArray
+from wattkeeper.physics import catalogue, kernel_checks
 
 AICONFIGURATOR = "aiconfigurator kernel tables (ai-dynamo/aiconfigurator, Apache-2.0)"
-_PLAIN = "kernels/aiconfigurator-vllm/{gpu}__{kind}__vllm__{version}__{name}_perf.parquet"
-_POWER = "kernels/aiconfigurator-power/{gpu}/{kind}/vllm/{version}/{name}_perf.parquet"
+TIMES_PATTERN = "kernels/aiconfigurator-vllm/{gpu}__{kind}__vllm__{version}__{name}_perf.parquet"
+POWERS_PATTERN = "kernels/aiconfigurator-power/{gpu}/{kind}/vllm/{version}/{name}_perf.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +36,52 @@ class TableSource:
     """(gpu, version, pattern) of the table of routed experts."""
 
 
-_H200_EXPERTS = ("h200_sxm", "0.22.0", _POWER)
+_H200_EXPERTS = ("h200_sxm", "0.22.0", POWERS_PATTERN)
 SOURCES = (
-    TableSource(accelerator="nvidia-a100-sxm", gpu="a100_sxm", version="0.14.0", pattern=_PLAIN),
-    TableSource(accelerator="nvidia-h100-sxm", gpu="h100_sxm", version="0.24.0", pattern=_PLAIN),
-    TableSource(accelerator="nvidia-h200-sxm", gpu="h200_sxm", version="0.24.0", pattern=_PLAIN, experts=_H200_EXPERTS),
+    TableSource(accelerator="nvidia-a100-sxm", gpu="a100_sxm", version="0.14.0", pattern=TIMES_PATTERN),
+    TableSource(accelerator="nvidia-h100-sxm", gpu="h100_sxm", version="0.24.0", pattern=TIMES_PATTERN),
+    TableSource(
+        accelerator="nvidia-h200-sxm", gpu="h200_sxm", version="0.24.0", pattern=TIMES_PATTERN, experts=_H200_EXPERTS
+    ),
     TableSource(
         accelerator="nvidia-b200",
         gpu="b200_sxm",
         version="0.22.0",
-        pattern=_POWER,
-        experts=("b200_sxm", "0.22.0", _POWER),
+        pattern=POWERS_PATTERN,
+        experts=("b200_sxm", "0.22.0", POWERS_PATTERN),
     ),
 )
 
 
-@functools.lru_cache(maxsize=32)
-def _read(path: Path) -> pd.DataFrame:
+def scan(path: Path, accelerator: str) -> tuple[pd.DataFrame, dict[int, str]]:
+    """A table as it is, and why which of its rows (by position) cannot be used.
+
+    Raises DataFileError: missing, unreadable, or another kind of table.
+    """
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except FileNotFoundError:
         raise DataFileError(
             f"{path} is missing: copy the table from {AICONFIGURATOR} into the data folder, or use --source itl"
         ) from None
     except (OSError, ValueError) as error:
         raise DataFileError(f"{path} cannot be read as a kernel table ({error}): copy it anew") from error
+    if "latency" not in frame.columns:
+        raise DataFileError(f"{path}: column latency is missing: it is another kind of table")
+    return frame, kernel_checks.reasons(frame, catalogue.gpu(accelerator))
 
 
-def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    frame = _read(path)
-    lost = [name for name in (*columns, "latency") if name not in frame.columns]
+@functools.lru_cache(maxsize=32)
+def _read(path: Path, accelerator: str) -> pd.DataFrame:
+    frame, wrong = scan(path, accelerator)
+    if wrong:
+        raise DataFileError(f"{kernel_checks.first(path, wrong)}: copy the table anew")
+    return frame
+
+
+def _frame(path: Path, accelerator: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = _read(path, accelerator)
+    lost = [name for name in columns if name not in frame.columns]
     if lost:
         raise DataFileError(f"{path}: columns {', '.join(lost)} are missing: it is another kind of table")
     return frame
@@ -101,7 +118,7 @@ class KernelTables:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - one object per command
     def _products(self, dtype: str) -> Any:
-        frame = _frame(self._path("gemm", "gemm"), ("gemm_dtype", "m", "n", "k"))
+        frame = _frame(self._path("gemm", "gemm"), self.source.accelerator, ("gemm_dtype", "m", "n", "k"))
         chosen = frame[frame["gemm_dtype"] == dtype]
         if chosen.empty:
             known = ", ".join(sorted(frame["gemm_dtype"].unique()))
@@ -130,7 +147,8 @@ class KernelTables:
         Heads that were not measured together are taken as that many more sequences with fewer heads: the same work.
         """
         path = self._path("attention", name)
-        frame = _frame(path, ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim"))
+        columns = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim")
+        frame = _frame(path, self.source.accelerator, columns)
         chosen = frame[(frame["head_dim"] == head_dim) & (frame["kv_cache_dtype"] == "bfloat16")]
         if "window_size" in chosen.columns:
             chosen = chosen[chosen["window_size"] == window]
@@ -156,7 +174,8 @@ class KernelTables:
     ) -> FloatArray:  # fmt: skip
         """Seconds of one layer's routed experts, on GPUs that share each expert (tensor parallel)."""
         path = self._path("moe", "moe")
-        frame = _frame(path, ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts"))
+        columns = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts")
+        frame = _frame(path, self.source.accelerator, columns)
         chosen = frame[
             (frame["moe_dtype"] == dtype)
             & (frame["hidden_size"] == hidden)

@@ -192,7 +192,8 @@ def _drawn(
     def parts() -> Iterator[Trace]:
         return rates.draw(intensity, lengths=lengths, seed=asked.seed, cv=asked.cv or 1.0, prefix_hit_ratio=asked.hit)
 
-    return Traffic(name=asked.text, span_seconds=intensity.span_seconds, notes=notes, parts=parts)
+    mended = lengths.repairs if isinstance(lengths, Lengths) else ()
+    return Traffic(name=asked.text, span_seconds=intensity.span_seconds, notes=(*notes, *mended), parts=parts)
 
 
 def _lengths(asked: TraceSpec, data: Path | None, otherwise: Drawable | None) -> Drawable:

@@ -92,8 +92,10 @@ TABLES = (
 
 def _lengths(lines: Lines, header: list[str]) -> Lengths:
     prompts, outputs = array("q"), array("q")
+    zeros = 0
     for where, row in rows(lines, header, lines):
         prompt, output = (where.tokens(column, row[column]) for column in _LENGTH_COLUMNS)
+        zeros += prompt < 1 or output < 1
         prompts.append(max(1, prompt))
         outputs.append(max(1, output))
     if not prompts:
@@ -102,6 +104,7 @@ def _lengths(lines: Lines, header: list[str]) -> Lengths:
         name="sharegpt" if "sharegpt" in lines.path.name else lines.path.stem,
         prompt_tokens=np.array(prompts, dtype=np.int64),
         output_tokens=np.array(outputs, dtype=np.int64),
+        repairs=(*(f"{zeros} requests with a length of 0 tokens, taken as 1",) * bool(zeros), *lines.notes),
     )
 
 

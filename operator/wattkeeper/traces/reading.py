@@ -20,18 +20,20 @@ MOST_TOKENS = 10_000_000
 """More in one request is taken for another unit or a broken file."""
 LONGEST_SPAN_SECONDS = 10 * 366 * 86400.0
 """A longer trace is taken for another unit of time or a broken stamp."""
+CUT_OFF = "the file may be cut off there"
 _ADVICE = "correct or remove this line"
 
 
 class Where:
     """A line of a file, for errors."""
 
-    def __init__(self, path: Path, line: int) -> None:
+    def __init__(self, path: Path, line: int, *, cut_off: bool = False) -> None:
         self._place = f"{path}:{line}"
+        self._advice = _ADVICE + (f", or get the file again: {CUT_OFF}" if cut_off else "")
 
     def error(self, column: str, found: Any, expected: str) -> TraceError:
         """What is to be raised."""
-        return TraceError(f"{self._place}: {column} is {found!r}, expected {expected}; {_ADVICE}")
+        return TraceError(f"{self._place}: {column} is {found!r}, expected {expected}; {self._advice}")
 
     def tokens(self, column: str, text: Any, *, least: int = 0) -> int:
         """A number of tokens."""
@@ -121,7 +123,7 @@ class Lines:
     @property
     def notes(self) -> tuple[str, ...]:
         """What makes the end of the file doubtful."""
-        return (f"line {self.number}, the last, has no line end: the file may be cut off there",) * self.unfinished
+        return (f"line {self.number}, the last, has no line end: {CUT_OFF}",) * self.unfinished
 
 
 def rows(lines: Lines, header: Sequence[str], block: Iterable[str]) -> Iterator[tuple[Where, Mapping[str, str | None]]]:
@@ -133,7 +135,7 @@ def rows(lines: Lines, header: Sequence[str], block: Iterable[str]) -> Iterator[
             number = before + reader.line_num
             if None in row:
                 raise TraceError(f"{lines.path}:{number}: more fields than the header has columns; {_ADVICE}")
-            yield Where(lines.path, number), row
+            yield Where(lines.path, number, cut_off=lines.unfinished and number == lines.number), row
     except csv.Error as error:
         raise TraceError(f"{lines.path}:{before + reader.line_num}: no CSV ({error}); {_ADVICE}") from None
 

@@ -21,6 +21,11 @@ from wattkeeper.traces.trace import Lengths, RateSeries, Trace, TraceError
 
 Loaded = formats.Found | ServeGen
 _AZURE = "https://github.com/Azure/AzurePublicDataset"
+_AZURE_COMMIT = "b469a113cedca53ddc3bdea71a143dc4b7d8700c"
+_MOONCAKE_COMMIT = "3b5a594133958449a1feaf1c9e0fc1b553e34a28"
+_MOONCAKE_PATH = "FAST25-release/traces/conversation_trace.jsonl"
+_SHAREGPT_COMMIT = "20bdc49d6c1d23de84c9d4e7a8626ea33fe498f4"
+_SHAREGPT_PATH = "data/trace_data/sharegpt/sharegpt_val_10k_llama2.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +40,15 @@ class TraceSource:
     """Inside the data folder."""
     sha256: str | None = None
     """Of the content that is used, see `content_sha256`; None: not known."""
+    upstream: str | None = None
+    """owner/repository/commit/path of the one file, where upstream on GitHub keeps it in the form that is read."""
 
 
 class State(Enum):
     """What of a source is there."""
 
     ABSENT = "absent"
+    INCOMPLETE = "incomplete"
     AS_EXPECTED = "as expected"
     CHANGED = "other content"
     UNCHECKED = "present, no checksum known"
@@ -50,7 +58,8 @@ class State(Enum):
 def _servegen(service: str, sha256: str | None) -> TraceSource:
     return TraceSource(
         name=f"servegen-{service.rpartition('_')[2]}",
-        address="https://github.com/alibaba/ServeGen at f891d118, data/, summed over clients",
+        address="https://github.com/alibaba/ServeGen at f891d1189eb32b3868dfc443800c4150548c282a, data/, "
+        "summed over clients",
         licence="Apache-2.0, cite arXiv 2505.09999",
         files=(f"traces/servegen/agg_{service}_10min.csv", f"traces/servegen/lengths_{service}.json"),
         sha256=sha256,
@@ -61,10 +70,11 @@ SOURCES = (
     *(
         TraceSource(
             name=f"azure-2023-{kind}",
-            address=f"{_AZURE} at b469a113, data/AzureLLMInferenceTrace_{kind}.csv",
+            address=f"{_AZURE} at {_AZURE_COMMIT}, data/AzureLLMInferenceTrace_{kind}.csv",
             licence="CC-BY-4.0, cite Splitwise (ISCA 2024)",
             files=(f"traces/azure-2023/AzureLLMInferenceTrace_{kind}.csv",),
             sha256=sha256,
+            upstream=f"Azure/AzurePublicDataset/{_AZURE_COMMIT}/data/AzureLLMInferenceTrace_{kind}.csv",
         )
         for kind, sha256 in (
             ("conv", "7ae8d265ad7e96df835667392053bf4568e080f2d9c175ec2040828507edd75d"),
@@ -74,7 +84,7 @@ SOURCES = (
     *(
         TraceSource(
             name=f"azure-2024-{kind}",
-            address=f"{_AZURE}/releases/download/dataset-llm-2024/AzureLLMInferenceTrace_{kind}_1week.csv",
+            address=f"{_AZURE}/blob/{_AZURE_COMMIT}/AzureLLMInferenceDataset2024.md, its download link ({kind})",
             licence="CC-BY-4.0, cite DynamoLLM (HPCA 2025)",
             files=(f"traces/azure-2024/AzureLLMInferenceTrace_{kind}_1week.csv",),
         )
@@ -83,7 +93,8 @@ SOURCES = (
     *(
         TraceSource(
             name=f"azure-2024-{kind}-digitised",
-            address=f"{_AZURE}, plot of the analysis notebook, digitised to 10 minutes",
+            address=f"{_AZURE} at {_AZURE_COMMIT}, plots of analysis/AzureLLMInferenceDataset2024.ipynb, "
+            "digitised to 10 minutes",
             licence="CC-BY-4.0, cite DynamoLLM (HPCA 2025)",
             files=(f"traces/azure-2024-digitised/azure2024_{kind}_week_digitised_10min.csv",),
             sha256=sha256,
@@ -105,18 +116,19 @@ SOURCES = (
     _servegen("reason_deepseek-r1", "4bb36e9700e0c653e9d24bef76b440468313d0ddcd54acdc7849f6f63cfdd294"),
     TraceSource(
         name="mooncake-conversation",
-        address="https://github.com/kvcache-ai/Mooncake at 3b5a5941, FAST25-release/traces/conversation_trace.jsonl",
+        address=f"https://github.com/kvcache-ai/Mooncake at {_MOONCAKE_COMMIT}, {_MOONCAKE_PATH}",
         licence="Apache-2.0",
         files=("traces/mooncake/conversation_trace.jsonl",),
         sha256="e5611db827f6fd794b149b64f0f452d2a72a313a7c8db52b13fbcba732c98e26",
+        upstream=f"kvcache-ai/Mooncake/{_MOONCAKE_COMMIT}/{_MOONCAKE_PATH}",
     ),
     TraceSource(
         name="sharegpt",
-        address="https://github.com/AKafakA/vidur_opt_scheduler at 20bdc49d, "
-        "data/trace_data/sharegpt/sharegpt_val_10k_llama2.csv",
+        address=f"https://github.com/AKafakA/vidur_opt_scheduler at {_SHAREGPT_COMMIT}, {_SHAREGPT_PATH}",
         licence="MIT",
         files=("traces/sharegpt/sharegpt_val_10k_llama2_lengths.csv",),
         sha256="bf8aab7d8592ce8cef1198b0af71bf1b1e9f2d0a72e461e2c3d021846b216c15",
+        upstream=f"AKafakA/vidur_opt_scheduler/{_SHAREGPT_COMMIT}/{_SHAREGPT_PATH}",
     ),
 )
 
@@ -136,6 +148,19 @@ def load(source: TraceSource, folder: Path) -> Loaded:
         if not path.is_file():
             raise TraceError(f"{path} is missing: get it from {source.address} ({source.licence})")
     return servegen.load(paths[0], paths[1]) if len(paths) == 2 else formats.read(paths[0])
+
+
+def notes(loaded: Loaded) -> tuple[str, ...]:
+    """What a loader repaired or left out, with counts."""
+    match loaded:
+        case Trace() | Lengths():
+            return loaded.repairs
+        case ServeGen():
+            gaps = int(loaded.gap.sum())
+            found = (f"{gaps} of {len(loaded.gap)} windows are gaps of the collection",) if gaps else ()
+            return (*found, *loaded.repairs)
+        case _:
+            return ()
 
 
 def state(source: TraceSource, folder: Path) -> State:

@@ -204,6 +204,8 @@ class Lengths:
     name: str
     prompt_tokens: IntArray
     output_tokens: IntArray
+    repairs: tuple[str, ...] = ()
+    """What a reader had to mend, with counts."""
 
     def draw(self, count: int, *, seed: int) -> tuple[IntArray, IntArray]:
         """`count` pairs with replacement."""
