@@ -70,7 +70,7 @@ def test_a_card_unlike_the_trained_ones_is_left_to_physics():
     made = fresh()
     (found,) = made.at([loop(fleet.OTHER_GPU, batch=[8.0, 64.0])])
     assert not found[0].any()
-    assert (found[1] == made.half_widths.physics).all()
+    assert (found[1] == correction.PHYSICS_HALF_WIDTH_LOG).all()
 
 
 def test_a_card_between_the_trained_ones_has_a_wide_interval():

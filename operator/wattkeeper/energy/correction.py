@@ -23,6 +23,8 @@ from wattkeeper.energy.learned import Learned, Predicted
 from wattkeeper.physics import catalogue, profiles
 from wattkeeper.physics.profile import ServingProfile
 
+PHYSICS_HALF_WIDTH_LOG = 0.6
+"""Half-width of the physical estimate on cards that no training row is like: within a factor of 1.8."""
 KNOTS_PER_DOUBLING = 2
 _BATCH_KNOTS = 2 * KNOTS_PER_DOUBLING * 6 + 1
 """1 to 4096 sequences."""
@@ -90,7 +92,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfWidths:
-    """90 % half-widths in ln: multiples of the model's own spread, and of the physical estimate alone."""
+    """90 % half-widths in ln: multiples of the model's own spread, and of physics on the trained cards."""
 
     known_model: float
     new_model: float
@@ -188,9 +190,10 @@ class Correction:
                 {cell: np.ascontiguousarray(curves[:, index]) for index, cell in enumerate(cells)}
             )
 
-    def _physical(self, count: int) -> FloatArray:
+    @staticmethod
+    def _physical(count: int) -> FloatArray:
         """(2, N): no correction, and the half-width of the physical estimate."""
-        return np.stack([np.zeros(count), np.full(count, self.half_widths.physics)])
+        return np.stack([np.zeros(count), np.full(count, PHYSICS_HALF_WIDTH_LOG)])
 
     @staticmethod
     def _learnable(profile: ServingProfile) -> bool:
@@ -239,6 +242,7 @@ class Correction:
         half = near * multiple * answer.sd_log + (1.0 - near) * widths.physics
         if profile.gpu.name not in self._gpus:
             half = np.maximum(half, widths.physics)
+        half = card * half + (1.0 - card) * PHYSICS_HALF_WIDTH_LOG
         return np.stack([correction, half])
 
 
