@@ -1,4 +1,4 @@
-"""`wattkeeper explain --energy` and `--pareto` on a file of a live service."""
+"""`wattkeeper explain --energy`, `--factors` and `--pareto` on a file of a live service."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tests.controller.test_calibrations import NAME, play, profile
 from tests.controller.world import service
 from wattkeeper.cli.main import app
+from wattkeeper.energy import factor_schema
 
 
 def run(*arguments):
@@ -56,6 +57,72 @@ def test_shares_lead_from_what_is_in_place_to_the_plan(saved):
     for dimension in ("KvCache", "Scheduling", "System", "Workload"):
         assert dimension in text
     assert "power_limit -" in text
+
+
+def test_the_plan_is_compared_with_the_static_fleet_of_the_savings_account(saved):
+    found = json.loads(run(saved.name, "--status", saved(), "--energy", "--output", "json").output)["energy"]
+    static = found["static"]
+    assert static["replicas"] == 8, "the most that the lever allows, as savings are stated"
+    total = sum(sum(part.values()) for part in static["dimensions"].values()) + static["liveReadings"]
+    assert found["watts"] == pytest.approx(static["watts"] * 2.718281828459045**total, rel=1e-6)
+    assert found["watts"] / static["watts"] == pytest.approx(found["joulesPerToken"] / static["joulesPerToken"])
+    for name, part in static["dimensions"].items():
+        mine = [cause for cause in static["causes"] if cause["dimension"] == name]
+        assert sum(part.values()) == pytest.approx(sum(each["physics"] + each["learned"] for each in mine), abs=1e-9)
+    text = run(saved.name, "--status", saved(), "--energy").output
+    assert "of 8 replicas at full power (-" in text
+    assert "replicas -25.0%" in text
+
+
+def test_a_plan_that_is_the_static_fleet_saves_nothing(saved):
+    def change(items):
+        items[0]["spec"]["levers"]["replicas"]["max"] = 6
+        items[0]["status"]["plan"] |= {"replicas": 6, "powerCapWatts": None}
+
+    text = run(saved.name, "--status", saved(change), "--energy").output
+    assert "the plan is what is in place: nothing moves the watts" in text
+    assert "the plan is the static fleet: nothing is saved" in text
+
+
+def test_every_factor_is_listed_with_a_value_or_a_reason(saved):
+    answer = run(saved.name, "--status", saved(), "--factors", "--output", "json")
+    listed = json.loads(answer.output)["factors"]["list"]
+    assert [each["name"] for each in listed] == [each.name for each in factor_schema.everything()]
+    assert all(each["value"] is not None or each["note"] for each in listed)
+    found = {each["name"]: each for each in listed}
+    assert found["requests_per_second"]["value"] == 24.0
+    assert found["batch"]["trained"]["low"] == pytest.approx(8.0)
+    assert found["realised_batch"]["knownBeforeActing"] is False
+    text = run(saved.name, "--status", saved(), "--factors").output
+    for each in listed:
+        assert each["name"] in text
+    assert "priority: each request carries its own" in text
+
+
+def test_what_widens_the_interval_is_named_in_every_explanation(saved):
+    def change(items):
+        batch = {"name": "batch", "unit": "sequences", "value": 1.2, "low": 8.0, "high": 1024.0}
+        fill = {"name": "kv_fill", "unit": "1", "low": 0.0, "high": 1.0}
+        items[0]["status"]["factors"]["untrained"] = [batch, fill]
+
+    text = run(saved.name, "--status", saved(change)).output
+    assert "saw nothing like batch 1.2 sequences (trained on 8 to 1024); kv_fill which is not known" in text
+    told = json.loads(run(saved.name, "--status", saved(), "--output", "json").output)
+    assert [each["name"] for each in told["untrained"]] == ["batch", "kv_fill"]
+
+
+def test_a_status_without_factors_is_refused(saved):
+    answer = run(saved.name, "--status", saved(lambda items: items[0]["status"].pop("factors")), "--factors")
+    assert answer.exit_code == 1
+    assert "the status tells no factors yet" in answer.output
+
+
+def test_a_pair_that_was_never_measured_says_what_the_model_does_not_know(world):
+    world.fleet(replicas=2, rate=0.1)
+    world.create(service(world.namespace, mode="Observe", model="Qwen/Qwen3-14B", accelerator={"type": "a100-sxm"}))
+    world.tick()
+    named = {each["name"] for each in world.status()["factors"]["untrained"]}
+    assert {"gpu_power_limit", "gpu_bandwidth", "batch"} <= named
 
 
 def test_the_front_has_the_plan_and_what_is_in_place(saved, tmp_path):

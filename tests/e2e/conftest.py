@@ -29,8 +29,11 @@ def make_stack(control_plane: cluster.Cluster) -> collections.abc.Iterator[colle
 
 @pytest.fixture
 def unique() -> str:
-    """For names that outlive a test for a moment, such as nodes and namespaces."""
-    return secrets.token_hex(3)
+    """For names that outlive a test for a moment, such as nodes and namespaces.
+
+    Begins with a letter: a label 647e73 is a number to kubectl's YAML.
+    """
+    return f"m{secrets.token_hex(3)}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -36,7 +36,7 @@ class Fleets(Stack):
 @pytest.fixture(scope="module")
 def stack(control_plane: cluster.Cluster) -> collections.abc.Iterator[Fleets]:
     """Fleets `steady` and `stuck`, the twin, Prometheus and an operator. Pods with the argument CRASHING crash."""
-    mark = secrets.token_hex(3)
+    mark = f"m{secrets.token_hex(3)}"
     with Fleets(control_plane, pace=PACE) as running:
         running.install()
         control_plane.set_pods(kwok.PodBehaviour(crash_arguments=(CRASHING,)))

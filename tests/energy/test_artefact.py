@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from wattkeeper.energy.model import EnergyModel
 
 @pytest.fixture
 def shipped() -> str:
-    return artefact.shipped_path().read_text()
+    return gzip.decompress(artefact.shipped_path().read_bytes()).decode()
 
 
 def _write(tmp_path: Path, text: str) -> Path:
@@ -20,17 +21,18 @@ def _write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def _altered(text: str, *, seal: bool = True, **changes: object) -> str:
+def _altered(text: str, *, seal: bool = True, learned: dict[str, object] | None = None, **changes: object) -> str:
     """The file with other payload parts; sealed with a matching checksum, as another program would write it."""
     document = json.loads(text)
     document["payload"].update(changes)
+    document["payload"]["learned"].update(learned or {})
     if seal:
         document["sha256"] = sealed.digest(document["payload"])
     return json.dumps(document)
 
 
 def test_shipped_file_is_small_and_reads_back_to_the_same_bytes(shipped):
-    assert len(shipped) < 1_500_000
+    assert artefact.shipped_path().stat().st_size < 1_500_000
     payload, _ = artefact.load(artefact.shipped_path())
     assert artefact.dump(payload) == shipped
     assert payload.factors == factors.NAMES
@@ -80,13 +82,13 @@ def test_an_altered_number_is_noticed(tmp_path, shipped):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"boosters": []},
+        {"reference_watts": None},
         {"factor_low": [0.0]},
         {"residual_low": 1.0, "residual_high": -1.0},
         {"residual_high": float("nan")},
-        {"half_width_log": {}},
-        {"half_width_log": 3},
-        {"models": None},
+        {"half_width": {}},
+        {"half_width": 3},
+        {"deployments": None},
         {"surplus": 1},
     ],
 )
@@ -107,9 +109,31 @@ def test_another_physical_estimate(tmp_path, shipped):
         EnergyModel.load(_write(tmp_path, _altered(shipped, reference_watts=watts)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"boosters": []}, "boosters are missing"),
+        ({"terms": ["step"]}, "other terms or columns"),
+        ({"columns": []}, "other terms or columns"),
+        ({"joules": {}}, "theta"),
+        ({"residual_log": [0.0]}, "cannot be used"),
+        ({"calibration": {"noise": 1.0}}, "cannot be used"),
+    ],
+)
+def test_a_foreign_learned_part(tmp_path, shipped, changes, reason):
+    with pytest.raises(ModelFileError, match=rf"model\.json cannot be used.*{reason}|{reason}.*wattkeeper train"):
+        EnergyModel.load(_write(tmp_path, _altered(shipped, learned=changes)))
+
+
+def test_a_deployment_without_its_groups(tmp_path, shipped):
+    kept = json.loads(shipped)["payload"]["deployments"]
+    with pytest.raises(ModelFileError, match="cannot be used"):
+        EnergyModel.load(_write(tmp_path, _altered(shipped, deployments=[kept[0] | {"groups": ["a"]}])))
+
+
 def test_a_booster_that_lightgbm_cannot_read(tmp_path, shipped):
     with pytest.raises(ModelFileError, match="booster"):
-        EnergyModel.load(_write(tmp_path, _altered(shipped, boosters=["tree\nversion=v4\n"])))
+        EnergyModel.load(_write(tmp_path, _altered(shipped, learned={"boosters": ["tree\nversion=v4\n"]})))
 
 
 def test_card_lies_beside_the_file_and_names_data_and_licence():

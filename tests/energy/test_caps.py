@@ -11,7 +11,15 @@ CAPS = np.array([200.0, 250.0, 300.0, 350.0, 400.0])
 
 def facts(curve="a", *, gpu="x", tdp=400.0, prefill=False, watts=380.0):
     return CapFacts(
-        curve=curve, gpu=gpu, tdp_watts=tdp, prefill=prefill, moe=False, concurrency=8.0, uncapped_watts=watts
+        curve=curve,
+        gpu=gpu,
+        model="m",
+        tdp_watts=tdp,
+        highest_cap_watts=tdp,
+        prefill=prefill,
+        moe=False,
+        concurrency=8.0,
+        uncapped_watts=watts,
     )
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.energy import fleet
-from wattkeeper.energy import contributions, factors
+from wattkeeper.domain import boosting
+from wattkeeper.energy import columns, contributions
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, NAMES, State
 from wattkeeper.energy.factors import Dimension
 from wattkeeper.energy.model import EnergyModel
@@ -128,7 +129,7 @@ def test_every_dimension_has_causes():
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_the_shares_of_factors_explain_what_the_trees_add():
+def test_tree_shares_by_column_are_half_of_what_the_trees_say():
     points = closed_loop(
         fleet.profile(*fleet.ESTIMATED),
         batch=np.array([16.0, 64.0]),
@@ -136,8 +137,11 @@ def test_the_shares_of_factors_explain_what_the_trees_add():
         output_tokens=np.full(2, 300.0),
         multimodal=np.zeros(2),
     )
-    shares = SHIPPED.learned_by_factor(points)
-    assert shares.shape == (2, len(factors.FACTORS))
-    learned = np.log(SHIPPED.busy_watts([points])[0] / points.busy_watts)
-    np.testing.assert_allclose(np.diff(shares.sum(axis=1)), np.diff(learned), atol=1e-9)
-    assert not EnergyModel.physics_only().learned_by_factor(points).any()
+    shares = SHIPPED.learned_by_column(points)
+    assert shares.shape == (2, len(columns.COLUMNS))
+    assert SHIPPED.correction is not None
+    model, runs = SHIPPED.correction.model, SHIPPED.correction.runs([points])
+    trees = np.mean([boosting.predict(booster, model.priors.columns(runs)) for booster in model.boosters], axis=0)
+    np.testing.assert_allclose(np.diff(shares.sum(axis=1)), np.diff(trees) / 2.0, atol=1e-9)
+    assert np.abs(shares).max() > 1e-3
+    assert not EnergyModel.physics_only().learned_by_column(points).any()

@@ -41,7 +41,7 @@ def test_a_file_that_is_not_the_data(tmp_path, text):
 def _ml_energy(**changes):
     row = {
         "task": "gpqa", "model_id": "acme/Foo-13B-Instruct", "gpu_model": "H100", "weight_precision": "bfloat16",
-        "architecture": "Dense Transformer", "num_gpus": 2, "tensor_parallel": 1, "max_num_seqs": 8,
+        "architecture": "Dense Transformer", "num_gpus": 2, "tensor_parallel": 1, "data_parallel": 1, "max_num_seqs": 8,
         "avg_batch_size": 7.9, "avg_output_len": 500.0, "avg_power_watts": 800.0, "energy_per_token_joules": 2.0,
         "median_itl_ms": 20.0, "output_throughput_tokens_per_sec": 400.0, "total_params_billions": 13.0,
         "activated_params_billions": 13.0,

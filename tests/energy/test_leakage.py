@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattkeeper.energy import baselines, caps_evaluate, data, estimate, evaluate, factor_schema, factors
+from wattkeeper.energy import baselines, caps_evaluate, caps_methods, data, estimate, evaluate, factor_schema, factors
+from wattkeeper.energy.cap_beliefs import SampledLaw
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +126,14 @@ def test_all_factors_are_known_before_acting():
 
 
 def test_readings_that_calibrated_a_cap_curve_are_not_scored(data_folder):
-    curves = caps_evaluate.curves(data_folder, watts_known=True)
+    curves = caps_evaluate.curves(data_folder)
     rows = sum(len(curve.cap_watts) for curve in curves)
     draws = {"cold": (0, 1), "+1 random": (1, 4), "+1 designed": (1, 1), "+2 random": (2, 4), "+2 designed": (2, 1)}
     for curve in curves:
-        for calibration, picked in caps_evaluate._readings(curve, seed=0):
+        belief = SampledLaw([each for each in curves if each is not curve]).belief(curve.facts, curve.cap_watts)
+        for calibration, picked in caps_methods.readings(curve, belief, seed=0):
             assert len(np.unique(picked)) == draws[calibration][0]
-    found = caps_evaluate._split(curves, "unseen curve", caps_evaluate._curve_of, seed=0, floor=99.0)
+    found = caps_evaluate._split(curves, "by card", caps_evaluate.card_of, watts_known=True, seed=0, floor=99.0)
     assert {each.calibration: len(each.measured) for each in found} == {
         name: repeats * (rows - taken * len(curves)) for name, (taken, repeats) in draws.items()
     }

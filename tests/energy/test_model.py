@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.energy import fleet
+from wattkeeper.energy import points
 from wattkeeper.energy.calibration import Calibration, CalibrationKernel, Reading
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.physics.profile import Provenance
@@ -25,8 +26,8 @@ PHYSICS = EnergyModel.physics_only()
 
 def test_shipped_model_is_trusted_and_says_where_it_comes_from(model):
     assert model.trusted
-    assert model.version.startswith("energy-v1-")
-    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3", "nlr-h100"}
+    assert model.version.startswith("energy-v2-")
+    assert {source["name"] for source in model.card["data"]} == {"ml-energy-v3"}
     assert all(len(source["sha256"]) == 64 and source["licence"] for source in model.card["data"])
 
 
@@ -114,6 +115,30 @@ def test_queries_do_not_influence_one_another():
 def test_an_unknown_gpu_falls_back_to_physics():
     asked = fleet.query(fleet.profile(*fleet.OTHER_GPU), batch=[4.0, 32.0, 128.0])
     np.testing.assert_allclose(SHIPPED.watts([asked])[0].watts, PHYSICS.watts([asked])[0].watts)
+
+
+def test_factors_outside_the_trained_range_are_named(model):
+    state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.OTHER_GPU), batch=[32.0, 1.0])])
+    inside, outside = model.outside(state)
+    # The data sheet of an A100 is outside, whatever runs on it.
+    assert {each.name for each in inside} == {"gpu_power_limit", "gpu_bandwidth"}
+    batch = next(each for each in outside if each.name == "batch")
+    assert batch.value == pytest.approx(1.0) and batch.low == pytest.approx(8.0) and batch.unit == "sequences"
+    assert (batch.low, batch.high) == model.trained_ranges()["batch"]
+
+
+def test_what_is_not_known_is_outside_the_trained_range(model):
+    state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.ESTIMATED), batch=[32.0, 0.0])])
+    unknown, idle = model.outside(replace(state, output_tokens=np.array([np.nan, 300.0])))
+    assert {each.name: each.value for each in unknown}["output_tokens"] is None
+    assert {each.name: each.value for each in idle}["batch"] == pytest.approx(1.0), "the least that trees are asked"
+
+
+def test_ranges_say_nothing_where_nothing_was_trained_or_all_was_measured(model):
+    state, _ = points.of_queries([fleet.query(fleet.profile(*fleet.FITTED), batch=1.0)])
+    assert model.outside(state) == [()]
+    assert PHYSICS.outside(state) == [()]
+    assert PHYSICS.trained_ranges() == {}
 
 
 def test_measured_energy_is_not_corrected_and_has_the_tightest_interval():

@@ -15,6 +15,8 @@ def steps(batch):
         prompt_tokens=150.0 * one,
         output_tokens=300.0 * one,
         multimodal=0.0 * one,
+        begun=np.asarray(batch, dtype=np.float64) / 300.0,
+        new_share=one,
     )
 
 
@@ -47,7 +49,7 @@ def test_a_fit_finds_the_scales_that_made_the_data_and_is_monotone():
         [terms.matrix(deployment(gpus=gpus), steps(batch)) for gpus in (1, 2, 4, 8)]
         + [terms.matrix(deployment("Qwen/Qwen3-32B", gpus=gpus), steps(batch)) for gpus in (1, 2, 4, 8)]
     )
-    used = [terms.NAMES.index(name) for name in ("step", "dense_read", "decode_compute", "sequences")]
+    used = [terms.NAMES.index(name) for name in ("layers", "dense_read", "decode_compute", "sequences")]
     truth = matrix[:, used] @ np.exp([0.3, 0.4, 0.6, -0.2])
     found = prior.fit(matrix, ["x"] * len(matrix), np.log(truth), used=used, ridge=(1e-5, 1.0))
     assert np.exp(found.log_value(matrix, ["x"] * len(matrix))) == pytest.approx(truth, rel=0.01)
@@ -61,7 +63,7 @@ def test_a_fit_finds_the_scales_that_made_the_data_and_is_monotone():
 def test_a_few_wild_rows_do_not_move_the_fit():
     batch = np.geomspace(8, 1024, 40)
     matrix = terms.matrix(deployment(), steps(batch))
-    used = [terms.NAMES.index(name) for name in ("step", "dense_read", "decode_compute")]
+    used = [terms.NAMES.index(name) for name in ("layers", "dense_read", "decode_compute")]
     truth = np.log(matrix[:, used].sum(axis=1))
     wild = truth.copy()
     wild[::13] += 2.0

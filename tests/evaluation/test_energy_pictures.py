@@ -27,8 +27,8 @@ def test_each_kind_of_data_has_its_picture(tmp_path):
     found = [
         held([ml_energy_evaluate.MODEL, ml_energy_evaluate.PRIOR]),
         held([nlr_evaluate.MODEL, nlr_evaluate.TREES], **LINES),
-        held([caps_evaluate.KNEE], target=caps_evaluate.TARGET, **LINES),
-        held([caps_evaluate.KNEE], target=caps_evaluate.TARGET, calibration="+2 designed", **LINES),
+        held([caps_evaluate.MODEL], target=caps_evaluate.TARGET, **LINES),
+        held([caps_evaluate.MODEL], target=caps_evaluate.TARGET, calibration="+2 designed", **LINES),
         held([clocks_evaluate.PHYSICS], data=clocks_evaluate.DATA, target=clocks_evaluate.WATTS, **LINES),
     ]
     paths = energy_pictures.draw(found, tmp_path / "new")
@@ -43,7 +43,7 @@ def test_data_that_were_not_asked_for_have_none(tmp_path):
 
 
 def test_a_series_is_sorted_by_its_x():
-    made = held([caps_evaluate.KNEE], **LINES)
+    made = held([caps_evaluate.MODEL], **LINES)
     first = energy_pictures._series(made, made.groups == "a")[0]
     assert first[1] == "a 1"
     assert list(first[2]) == [1, 0]

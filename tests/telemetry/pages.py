@@ -88,7 +88,7 @@ def engine(
 
 
 def dcgm(gpus: Sequence[Mapping[str, str | float]]) -> str:
-    """A dcgm-exporter page; each GPU: uuid, watts, and optionally pod, namespace, mig, limit, host (label name)."""
+    """A dcgm-exporter page; each GPU: uuid, watts, and optionally pod, namespace, mig, limit, use, celsius, host."""
     lines = ["# HELP DCGM_FI_DEV_POWER_USAGE Power draw (in W).", "# TYPE DCGM_FI_DEV_POWER_USAGE gauge"]
     for gpu in gpus:
         labels = (
@@ -100,6 +100,9 @@ def dcgm(gpus: Sequence[Mapping[str, str | float]]) -> str:
             labels += f',namespace="{gpu["namespace"]}",pod="{gpu["pod"]}",container="vllm"'
         lines.append(f"DCGM_FI_DEV_POWER_USAGE{{{labels}}} {gpu['watts']}")
         lines.append(f"DCGM_FI_DEV_SM_CLOCK{{{labels}}} 1755")
+        for name, series in (("use", "DCGM_FI_DEV_GPU_UTIL"), ("celsius", "DCGM_FI_DEV_GPU_TEMP")):
+            if name in gpu:
+                lines.append(f"{series}{{{labels}}} {gpu[name]}")
         if "limit" in gpu:
             lines.append(f"DCGM_FI_DEV_ENFORCED_POWER_LIMIT{{{labels}}} {gpu['limit']}")
     return "\n".join(lines) + "\n"

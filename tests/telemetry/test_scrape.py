@@ -234,3 +234,17 @@ def test_impossible_settings_are_refused():
         ScrapeSettings(bearer_token="a", bearer_token_file="b")
     with pytest.raises(ValueError, match="positive"):
         ScrapeSettings(timeout_seconds=0)
+
+
+def test_utilisation_and_temperature_are_read_where_the_exporter_has_them(cluster, source):
+    source.set_targets([cluster.engine("a"), cluster.exporter("node")])
+    cluster.pages["/a"] = pages.engine()
+    gpu = {"uuid": "GPU-1", "watts": 300, "pod": "a", "namespace": "team", "use": 80, "celsius": 61}
+    cluster.pages["/node"] = pages.dcgm([gpu, {"uuid": "GPU-2", "watts": 60}])
+    source.collect(1000.0)
+    cluster.pages["/node"] = pages.dcgm([{**gpu, "use": 90, "celsius": 63}, {"uuid": "GPU-2", "watts": 60}])
+    snapshot = source.collect(1005.0)
+    (reading,) = snapshot.pods["team", "a"].gpus
+    assert (reading.utilisation, reading.temperature_celsius) == (pytest.approx(0.85), pytest.approx(62.0))
+    assert snapshot.gpus["GPU-2"].utilisation is None
+    assert snapshot.gpus["GPU-2"].temperature_celsius is None

@@ -82,8 +82,9 @@ SETTINGS: dict[str, Setting] = {
     "pipeline_parallel_size": Setting(option="--pipeline-parallel-size", parse=int),
     "data_parallel_size": Setting(option="--data-parallel-size", parse=int),
     "num_gpu_blocks_override": Setting(option="--num-gpu-blocks-override", parse=int),
+    "scheduling_policy": Setting(option="--scheduling-policy", parse=str),
 }
-"""By field name of EngineSettings (the last one is read for warnings only)."""
+"""By field name of EngineSettings (the last two are no part of them: read for warnings, and to be shown)."""
 
 _BY_OPTION = {setting.option: field for field, setting in SETTINGS.items()}
 

@@ -31,6 +31,8 @@ class EngineReading:
     """The arguments vLLM gets; text that only the running pod knows is shown as `…`."""
     refusal: PatchRefusedError | None
     """Why the arguments could not be changed as they stand; None: they can."""
+    scheduling_policy: str | None = None
+    """As set; None: vLLM's default, or not known from the manifest."""
     warnings: tuple[str, ...] = ()
 
 
@@ -120,6 +122,7 @@ def inspect_engine(pod_spec: Mapping[str, Any], container: str | None = None) ->
         settings=settings,
         argv=show.shown(start.texts),
         refusal=PatchRefusedError(*start.refusal) if start.refusal else None,
+        scheduling_policy=_policy(line),
         warnings=(*start.warnings, *warnings),
     )
 
@@ -212,8 +215,14 @@ def _settings(
         warnings.append(f"tensor parallelism is taken to be the {gpus_asked} GPUs that the container asks for")
     for name, names in line.ambiguous:
         warnings.append(f"{name} may mean more than one flag of this vLLM; {', '.join(names)} may be set by it")
-    values.pop("num_gpu_blocks_override", None)
+    for name in ("num_gpu_blocks_override", "scheduling_policy"):
+        values.pop(name, None)
     return EngineSettings(**values, vllm_version=version), warnings
+
+
+def _policy(line: arguments.CommandLine) -> str | None:
+    last = line.of("scheduling_policy")[-1:]
+    return last[0].text if last and last[0].known else None
 
 
 def _different(line: arguments.CommandLine, change: EngineChange) -> dict[str, arguments.Value]:

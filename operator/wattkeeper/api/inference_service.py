@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from wattkeeper.api.base import ApiModel
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Condition
+from wattkeeper.api.factors import FactorsStatus
 from wattkeeper.api.quantities import (
     CLOCK_PATTERN,
     DURATION_PATTERN,
@@ -479,6 +480,7 @@ class InferenceServiceStatus(ApiModel):
     plan: PlanStatus = Field(default_factory=PlanStatus, description="The decision in force.")
     applied: AppliedStatus = Field(default_factory=AppliedStatus, description="What is in place.")
     profile: ProfileStatus = Field(default_factory=ProfileStatus, description="The profile that is planned with.")
+    factors: FactorsStatus = Field(default_factory=FactorsStatus, description="Factors of energy, as last seen.")
     savings: SavingsStatus = Field(default_factory=SavingsStatus, description="Energy against the counterfactual.")
     history: list[HistoryEntry] = Field(default_factory=list, max_length=10, description="The last ten decisions.")
     memory: MemoryStatus = Field(default_factory=MemoryStatus, description="The operator's own notes.")

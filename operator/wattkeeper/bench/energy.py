@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ _DEPLOYMENTS = (
     ("Qwen/Qwen3-14B", "nvidia-a100-sxm", 1),
 )
 _CAP_SHARES = np.linspace(0.5, 1.0, 10)
+_DRIFT_LOG = 0.1
 _LOADS = 25
 """Different rates and lengths; services beyond that repeat them, and cost the model no less."""
 
@@ -46,7 +47,10 @@ class EnergyBench:
     energy_model: str
     model_bytes: int
     load_seconds: float
+    first_seconds: float
+    """Of a pass that knows none of the loads yet."""
     pass_seconds: tuple[float, ...]
+    """Of passes after it; lengths of every service drift from one to the next."""
     processor_seconds: tuple[float, ...]
     """Of the same passes: less than their time where others kept the processor busy."""
 
@@ -68,25 +72,27 @@ class EnergyBench:
             f"{self.energy_model}: {self.median_seconds:.3f} s a pass (fastest {min(self.pass_seconds):.3f}, slowest "
             f"{max(self.pass_seconds):.3f} of {len(self.pass_seconds)}; {processor:.3f} s "
             "of it on the processor), "
-            f"{1e6 * self.median_seconds / predictions:.2f} us a prediction; model file {self.model_bytes / 1e6:.2f} "
-            f"MB, loaded in {self.load_seconds:.2f} s"
+            f"{1e6 * self.median_seconds / predictions:.2f} us a prediction; first pass {self.first_seconds:.2f} s; "
+            f"model file {self.model_bytes / 1e6:.2f} MB, loaded in {self.load_seconds:.2f} s"
         )
 
 
 def run(*, services: int, candidates: int, repeats: int, tell: Callable[[str], None]) -> EnergyBench:
-    """Time passes over made-up services on the calling thread; the model's trees run on one thread."""
+    """Time passes over made-up services on the calling thread; all on one thread."""
     begin = time.perf_counter()
     energy = EnergyModel.load()
     load_seconds = time.perf_counter() - begin
     tell("judging candidates")
     kinds = _queries(candidates)
-    asked = [kinds[index % len(kinds)] for index in range(services)]
-    passes, processor = [], []
-    for number in range(repeats):
-        tell(f"pass {number + 1} of {repeats}")
+    rng = np.random.default_rng(0)
+    seconds, processor = [], []
+    for number in range(repeats + 1):
+        tell(f"pass {number} of {repeats}" if number else "first pass")
+        drifted = [_drifted(kind, rng) for kind in kinds]
+        asked = [drifted[index % len(drifted)] for index in range(services)]
         begin, used = time.perf_counter(), time.process_time()
         energy.watts(asked)
-        passes.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - used)
     return EnergyBench(
         services=services,
@@ -95,8 +101,23 @@ def run(*, services: int, candidates: int, repeats: int, tell: Callable[[str], N
         energy_model=energy.version,
         model_bytes=artefact.shipped_path().stat().st_size,
         load_seconds=load_seconds,
-        pass_seconds=tuple(passes),
-        processor_seconds=tuple(processor),
+        first_seconds=seconds[0],
+        pass_seconds=tuple(seconds[1:]),
+        processor_seconds=tuple(processor[1:]),
+    )
+
+
+def _drifted(query: EnergyQuery, rng: np.random.Generator) -> EnergyQuery:
+    """The same service a while later: mean lengths a tenth or so longer or shorter."""
+    prompt, output = np.exp(_DRIFT_LOG * rng.standard_normal(2))
+    load = query.workload
+    return replace(
+        query,
+        workload=replace(
+            load,
+            prompt=LengthDistribution.lognormal(mean=load.prompt.mean * prompt, coefficient_of_variation=1.0),
+            output=LengthDistribution.lognormal(mean=load.output.mean * output, coefficient_of_variation=1.0),
+        ),
     )
 
 

@@ -149,12 +149,14 @@ def _bodies(readings: Iterable[PodReading]) -> dict[str, bytes]:
     found["age"] = _vector((_labels(pod), _NOW - pod.age_seconds) for pod in pods)
     found[aliases.CACHE_INFO] = _vector(({**_labels(pod), **_cache(pod)}, 1.0) for pod in pods)
     found["gpu_age"] = _vector((card, _NOW - 2.0) for card in cards)
-    for name, field in (
-        (aliases.GPU_POWER, "power_watts"),
-        (aliases.GPU_CLOCK, "sm_clock_mhz"),
-        (aliases.GPU_LIMIT, "power_limit_watts"),
+    for name, field, scale in (
+        (aliases.GPU_POWER, "power_watts", 1.0),
+        (aliases.GPU_CLOCK, "sm_clock_mhz", 1.0),
+        (aliases.GPU_LIMIT, "power_limit_watts", 1.0),
+        (aliases.GPU_USE, "utilisation", 100.0),
+        (aliases.GPU_TEMPERATURE, "temperature_celsius", 1.0),
     ):
-        found[name] = _vector((card, getattr(gpu, field)) for card, (_, gpu) in zip(cards, gpus, strict=True))
+        found[name] = _vector((card, scale * getattr(gpu, field)) for card, (_, gpu) in zip(cards, gpus, strict=True))
     return found
 
 

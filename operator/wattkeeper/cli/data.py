@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wattkeeper.cli import own_history
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
 from wattkeeper.domain.errors import WattkeeperError
@@ -118,8 +119,9 @@ def fetch(
 
 def register(app: typer.Typer) -> None:
     """Add the sub-commands."""
-    group = typer.Typer(no_args_is_help=True, help="Public measured data: what is read, is it intact, fetch it.")
+    group = typer.Typer(no_args_is_help=True, help="Measured data: public sets, and your own.")
     group.command("list")(list_data)
     group.command("check")(check)
     group.command("fetch")(fetch)
+    group.command("from-prometheus")(own_history.from_prometheus)
     app.add_typer(group, name="data")

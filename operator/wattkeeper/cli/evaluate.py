@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wattkeeper.cli import evaluate_energy, evaluate_factors, evaluate_kernels, evaluate_measured, evaluate_twin
+from wattkeeper.cli import (
+    evaluate_energy,
+    evaluate_factors,
+    evaluate_kernels,
+    evaluate_measured,
+    evaluate_own_history,
+    evaluate_twin,
+)
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain import data_files
 
@@ -122,6 +129,7 @@ _commands.command()(evaluate_measured.measured)
 _commands.command()(evaluate_twin.twin)
 _commands.command()(evaluate_energy.energy)
 _commands.command()(evaluate_energy.decisions)
+_commands.command()(evaluate_own_history.own_history)
 
 
 def register(app: typer.Typer) -> None:

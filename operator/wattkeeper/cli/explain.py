@@ -40,6 +40,10 @@ def explain(
     energy: Annotated[
         bool, typer.Option("--energy", help="Also tell what moves the watts from what is in place to the plan.")
     ] = False,
+    factors: Annotated[
+        bool,
+        typer.Option("--factors", help="Also list every factor of energy: value and source, or why it is not known."),
+    ] = False,
     pareto: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write energy against latency of all options: .png, .csv or .json."),
@@ -58,7 +62,7 @@ def explain(
 ) -> None:
     """Tell why a service is kept as it is: the decision, what binds it, the check it passed, what would change it."""
     # Imported here: `calibrate` takes its form of answers from this module.
-    from wattkeeper.cli import calibrate, explain_energy
+    from wattkeeper.cli import calibrate, explain_energy, explain_factors
 
     namespace, separator, name = service.partition("/")
     if not separator or not namespace or not name:
@@ -77,8 +81,16 @@ def explain(
     mode = (live.get("spec") or {}).get("mode", "")
     told = facts(service, mode, status)
     text = list(lines(service, mode, status))
+    if doubt := explain_factors.uncertain(status.factors):
+        told["untrained"] = explain_factors.untrained_facts(status.factors)
+        text.append(_line("less certain", doubt))
+    energy_used = EnergyModel.load(energy_model) if wanted or factors else EnergyModel.physics_only()
+    if factors:
+        listed = explain_factors.told(status.factors, energy_used)
+        told["factors"] = explain_factors.facts(status.factors, listed, energy_used)
+        text += explain_factors.lines(status.factors, listed, energy_used)
     if wanted:
-        found = explain_energy.explained(service, objects, EnergyModel.load(energy_model))
+        found = explain_energy.explained(service, objects, energy_used)
         told["energy"] = explain_energy.facts(found)
         text += explain_energy.lines(found)
         if pareto is not None:

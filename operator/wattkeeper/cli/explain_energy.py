@@ -1,4 +1,7 @@
-"""`wattkeeper explain` about energy: what moves the watts to the plan's, and energy against latency of all options."""
+"""`wattkeeper explain` about energy: what moves the watts to the plan's, and energy against latency of all options.
+
+The plan is compared with what is in place and with the static counterfactual of the savings account.
+"""
 
 import csv
 import json
@@ -11,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from wattkeeper.cli import calibrate
-from wattkeeper.controller import reachable, restated
+from wattkeeper.controller import counterfactual, reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
-from wattkeeper.domain.plan import Slo
-from wattkeeper.energy import contributions, factors, points
+from wattkeeper.domain.plan import Slo, Target
+from wattkeeper.energy import columns, contributions, points
 from wattkeeper.energy.calibration import Calibration
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, State
 from wattkeeper.energy.model import EnergyModel
@@ -47,17 +50,33 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Move:
+    """What leads from the watts of one state to those of the plan."""
+
+    from_watts: float
+    live_readings: float
+    """What live readings add to ln(watts / from_watts) beside the shares: they correct the model by batch."""
+    dimensions: tuple[tuple[str, float, float], ...]
+    """Name, physics and learned part of the share of each dimension in ln(watts / from_watts)."""
+    shares: tuple[Share, ...]
+    """The same by cause, largest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnergyExplained:
-    """Watts of the plan against those of what is in place, and the options."""
+    """Watts of the plan against those of what is in place and of the static counterfactual, and the options."""
 
     service: str
     energy_model: str
     slo: Slo
+    requests_per_second: float
+    """The rate that all watts are of."""
+    tokens_per_second: float
+    """Output tokens at that rate."""
     watts: float
-    in_place_watts: float
-    live_readings: float
-    """What live readings add to ln(watts / watts in place) beside the shares: they correct the model by batch."""
-    shares: tuple[Share, ...]
+    in_place: Move
+    static: Move
+    static_target: Target
     factors: tuple[tuple[str, str, float], ...]
     """Of the learned part: factor, dimension, share of ln(watts); largest first."""
     options: tuple[Option, ...]
@@ -80,10 +99,35 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
         raise WattkeeperError(f"the energy of {service} cannot be explained: {why}")
     decided = restated.planned(status)
     options = front.options(search, energy=energy, planned=decided)
-    place = front.row_of(search, search.case.space.current)
-    before, after = (
-        _state(search, row) for row in (place, place if decided is None else front.row_of(search, decided))
+    static_target = counterfactual.target(request.levers, request.current, ready_replicas=request.ready_replicas)
+    place, static = (front.row_of(search, target) for target in (search.case.space.current, static_target))
+    plan = place if decided is None else front.row_of(search, decided)
+    search.ledger.add([static])
+    before, after = _state(search, place), _state(search, plan)
+    static_watts = float(energy.watts([front.query(search, [static])])[0].watts[0])
+    in_place_watts = next(option.watts for option in options if option.in_place)
+    watts = next((option.watts for option in options if option.planned), in_place_watts)
+    trees = (energy.learned_by_column(after.points) - energy.learned_by_column(before.points))[0]
+    named = [
+        (each.name, each.dimension.value, float(value)) for each, value in zip(columns.COLUMNS, trees, strict=True)
+    ]
+    return EnergyExplained(
+        service=service,
+        energy_model=energy.version,
+        slo=request.slo,
+        requests_per_second=search.case.workload.requests_per_second,
+        tokens_per_second=search.case.workload.requests_per_second * search.case.workload.output.mean,
+        watts=watts,
+        in_place=_move(before, after, energy, from_watts=in_place_watts, watts=watts),
+        static=_move(_state(search, static), after, energy, from_watts=static_watts, watts=watts),
+        static_target=static_target,
+        factors=tuple(sorted(named, key=lambda item: -abs(item[2]))),
+        options=tuple(options),
     )
+
+
+def _move(before: State, after: State, energy: EnergyModel, *, from_watts: float, watts: float) -> Move:
+    """`from_watts` and `watts` are the predictions for both, live readings included."""
     whole = contributions.contributions(before, after, lambda states: _priced(states, energy))
     physics = contributions.contributions(before, after, lambda states: _priced(states, EnergyModel.physics_only()))
     shares = [
@@ -96,22 +140,12 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
         )
         for index, cause in enumerate(CAUSES)
     ]
-    in_place_watts = next(option.watts for option in options if option.in_place)
-    watts = next((option.watts for option in options if option.planned), in_place_watts)
-    trees = (energy.learned_by_factor(after.points) - energy.learned_by_factor(before.points))[0]
-    named = [
-        (each.name, each.dimension.value, float(value)) for each, value in zip(factors.FACTORS, trees, strict=True)
-    ]
-    return EnergyExplained(
-        service=service,
-        energy_model=energy.version,
-        slo=request.slo,
-        watts=watts,
-        in_place_watts=in_place_watts,
-        live_readings=math.log(watts / in_place_watts) - math.log(float(whole.watts[0] / whole.reference_watts[0])),
+    parts = zip(DIMENSIONS, physics.by_dimension[0], (whole.by_dimension - physics.by_dimension)[0], strict=True)
+    return Move(
+        from_watts=from_watts,
+        live_readings=math.log(watts / from_watts) - math.log(float(whole.watts[0] / whole.reference_watts[0])),
+        dimensions=tuple((dimension.value, float(physical), float(learned)) for dimension, physical, learned in parts),
         shares=tuple(sorted(shares, key=lambda share: -abs(share.total))),
-        factors=tuple(sorted(named, key=lambda item: -abs(item[2]))),
-        options=tuple(options),
     )
 
 
@@ -127,48 +161,87 @@ def _priced(states: Sequence[State], energy: EnergyModel) -> list[np.ndarray[Any
 
 
 def facts(found: EnergyExplained) -> dict[str, Any]:
-    """For programs; shares are of ln(watts / watts in place)."""
+    """For programs; shares are of ln(watts / watts it is compared with)."""
+    static = found.static_target
     return {
         "energyModel": found.energy_model,
+        "qps": found.requests_per_second,
         "watts": found.watts,
-        "inPlaceWatts": found.in_place_watts,
-        "liveReadings": found.live_readings,
-        "dimensions": {
-            dimension.value: {
-                "physics": sum(share.physics for share in found.shares if share.dimension == dimension.value),
-                "learned": sum(share.learned for share in found.shares if share.dimension == dimension.value),
-            }
-            for dimension in DIMENSIONS
-        },
-        "causes": [asdict(share) for share in found.shares],
+        "joulesPerToken": found.watts / found.tokens_per_second,
+        "inPlaceWatts": found.in_place.from_watts,
+        "inPlaceJoulesPerToken": found.in_place.from_watts / found.tokens_per_second,
+        **_move_facts(found.in_place),
         "learnedByFactor": [
             {"name": name, "dimension": dimension, "share": share} for name, dimension, share in found.factors
         ],
+        "static": {
+            "replicas": static.replicas,
+            "watts": found.static.from_watts,
+            "joulesPerToken": found.static.from_watts / found.tokens_per_second,
+            **_move_facts(found.static),
+        },
+    }
+
+
+def _move_facts(move: Move) -> dict[str, Any]:
+    return {
+        "liveReadings": move.live_readings,
+        "dimensions": {name: {"physics": physics, "learned": learned} for name, physics, learned in move.dimensions},
+        "causes": [asdict(share) for share in move.shares],
     }
 
 
 def lines(found: EnergyExplained) -> Iterator[str]:
     """For people."""
-    change = math.log(found.watts / found.in_place_watts)
+    place, static, tokens = found.in_place, found.static, found.tokens_per_second
     yield (
-        f"  energy:        {words.watts(found.watts)} planned against {words.watts(found.in_place_watts)} in place "
-        f"({math.expm1(change):+.1%}), by {found.energy_model}"
+        f"  energy:        {words.watts(found.watts)} planned against {words.watts(place.from_watts)} in place "
+        f"({_change(found.watts, place)}), by {found.energy_model}"
     )
-    if abs(change) < _LEAST_SHARE_LOG and all(abs(share.total) < _LEAST_SHARE_LOG for share in found.shares):
+    if _still(found.watts, place):
         yield "    the plan is what is in place: nothing moves the watts"
-        return
-    for dimension in DIMENSIONS:
-        mine = [share for share in found.shares if share.dimension == dimension.value]
-        physics, learned = sum(share.physics for share in mine), sum(share.learned for share in mine)
-        parts = f"(physics {_percent(physics)}, learned {_percent(learned)})"
-        text = f"    {dimension.value:<12} {_percent(physics + learned)}  {parts}"
-        causes = [f"{each.name} {_percent(each.total).strip()}" for each in mine if abs(each.total) >= _LEAST_SHARE_LOG]
+    else:
+        yield from _parts(place)
+        named = [f"{name} {_percent(share).strip()}" for name, _, share in found.factors[:3] if _counts(share)]
+        if named:
+            yield f"    the learned part goes by {', '.join(named)}"
+    yield (
+        f"  static:        {words.watts(found.watts)} planned against {words.watts(static.from_watts)} of "
+        f"{words.target(found.static_target)} ({_change(found.watts, static)})"
+    )
+    yield (
+        f"    {found.watts / tokens:.3g} against {static.from_watts / tokens:.3g} J/token at "
+        f"{found.requests_per_second:.3g} req/s; the counterfactual of the savings account"
+    )
+    if _still(found.watts, static):
+        yield "    the plan is the static fleet: nothing is saved"
+    else:
+        yield from _parts(static)
+
+
+def _change(watts: float, move: Move) -> str:
+    return f"{watts / move.from_watts - 1.0:+.1%}"
+
+
+def _still(watts: float, move: Move) -> bool:
+    return not _counts(math.log(watts / move.from_watts)) and not any(_counts(share.total) for share in move.shares)
+
+
+def _counts(log: float) -> bool:
+    return abs(log) >= _LEAST_SHARE_LOG
+
+
+def _parts(move: Move) -> Iterator[str]:
+    """A line per dimension, and one for live readings where they matter."""
+    for name, physics, learned in move.dimensions:
+        mine = [share for share in move.shares if share.dimension == name]
+        text = (
+            f"    {name:<13} {_percent(physics + learned)}  (physics {_percent(physics)}, learned {_percent(learned)})"
+        )
+        causes = [f"{each.name} {_percent(each.total).strip()}" for each in mine if _counts(each.total)]
         yield f"{text}  {', '.join(causes)}".rstrip()
-    named = [
-        f"{name} {_percent(share).strip()}" for name, _, share in found.factors[:3] if abs(share) > _LEAST_SHARE_LOG
-    ]
-    if named:
-        yield f"    the learned part goes by {', '.join(named)}"
+    if _counts(move.live_readings):
+        yield f"    live readings {_percent(move.live_readings)}"
 
 
 def _percent(log: float) -> str:

@@ -51,7 +51,7 @@ _ACCURACY_NOTES = """\
 - Mixtures of experts are the worst: a step's time bends with the batch (more experts are read), and the coefficients
   are a line.
 - Only H100 and B200 have been held against measurements of whole engines. For A100 and H200 the kernels are measured
-  and the host is that of the other cards. For L40S, L4, RTX PRO 6000, A10G and MI300X everything is the data sheet's,
+  and the host is that of the other cards. For L40S, L4, A10G, MI300X and all RTX cards everything is the data sheet's,
   with the same constants; the error said is that of the other cards and may be larger. Nothing was measured on AMD.
   Beside steps composed of measured kernels, host included, the roofline lies 6 % off in the median on A100 (15 % at the
   90th percentile) and 7 % on H200 (22 %); the same command prints it.

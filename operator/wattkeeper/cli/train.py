@@ -1,4 +1,4 @@
-"""`wattkeeper train`: make the energy model file from public measured runs."""
+"""`wattkeeper train`: make the energy model file from public measured runs, and one's own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from wattkeeper.cli import own_history
 from wattkeeper.domain import data_files
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.energy import train as training
@@ -27,14 +28,52 @@ def train(
         list[Path] | None,
         typer.Option(help="CSV of your own steady runs (docs/data.md), to join the public ones; repeat for more."),
     ] = None,
+    from_prometheus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Join steady runs out of your own Prometheus; they are kept beside the model, see "
+            "`wattkeeper data from-prometheus`.",
+        ),
+    ] = None,
+    service: own_history.Services = None,
+    status: own_history.Status = None,
+    kubeconfig: Annotated[
+        str | None, typer.Option(envvar="KUBECONFIG", help="Left out: the pod's ServiceAccount.")
+    ] = None,
+    namespace: own_history.Namespace = None,
+    pods: own_history.Pods = None,
+    model: own_history.Model = None,
+    gpu: own_history.Gpu = None,
+    gpus: own_history.Gpus = None,
+    precision: own_history.Precision = None,
+    since: own_history.Since = "7d",
+    until: own_history.Until = "0h",
+    token_file: own_history.TokenFile = None,
+    ca_file: own_history.CaFile = None,
     seed: Annotated[int, typer.Option(help="Same data and seed give the same bytes.", min=0)] = 0,
 ) -> None:
     """Train the energy model on public measured runs, and show how accurate it is on runs it has not seen."""
     console = Console(stderr=True)
+    own = list(rows or ())
     try:
+        if from_prometheus is not None:
+            said = own_history.Said(model=model, gpu=gpu, gpus=gpus, precision=precision)
+            own_file = output.with_name(f"{output.stem}.own-rows.csv")
+            own_file.parent.mkdir(parents=True, exist_ok=True)
+            own_history.collect(
+                own_history.settings_of(from_prometheus, token_file=token_file, ca_file=ca_file),
+                own_history.span(since, until),
+                own_history.of_services(service, said, status=status, kubeconfig=kubeconfig, context=None)
+                if service
+                else own_history.of_pods(namespace, pods, said),
+                own_file,
+                tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            )
+            own.append(own_file)
         payload, results = training.train(
             data_files.data_folder(data_folder),
-            own=rows or (),
+            own=own,
             seed=seed,
             report=lambda line: console.print(line, style="dim"),
         )

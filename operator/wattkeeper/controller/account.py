@@ -6,15 +6,16 @@ account). Watts count with what was learnt so far; what is learnt is the error w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wattkeeper.api.inference_service import Mode
+from wattkeeper.controller import counterfactual
 from wattkeeper.controller import watts as watts_of
 from wattkeeper.controller.calibrations import Calibrations
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.resolve import Service, ServiceKey
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Target
@@ -44,49 +45,73 @@ class Account:
     current: Target
 
 
-def counterfactual_name(service: Service) -> str:
-    """What savings are stated against."""
-    lever = service.levers.replicas
-    count = lever.maximum if lever is not None else service.desired_replicas
-    return f"static: {count} replicas at full power, predicted for the measured traffic"
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a service stands under its measured traffic: row 0 is what is in place, row 1 the counterfactual."""
+
+    query: EnergyQuery
+    """Without what live readings taught."""
+    sla: SlaPrediction
+
+
+def predictions(accounts: Sequence[Account]) -> dict[ServiceKey, Standing]:
+    """What is in place and the counterfactual, of all services whose traffic is known; one call for the fleet."""
+    known = [entry for entry in accounts if _predictable(entry)]
+    queries = [_query(entry) for entry in known]
+    return {
+        entry.service.key: Standing(
+            query=EnergyQuery(profile=query.profile, workload=query.workload, candidates=query.candidates, sla=found),
+            sla=found,
+        )
+        for entry, query, found in zip(known, queries, sla.predict_fleet(queries) if queries else [], strict=True)
+    }
 
 
 def keep_accounts(
-    accounts: Sequence[Account], *, energy: EnergyModel, calibrations: Calibrations, now: float, wall: float
+    accounts: Sequence[Account],
+    standings: Mapping[ServiceKey, Standing],
+    *,
+    energy: EnergyModel,
+    calibrations: Calibrations,
+    now: float,
+    wall: float,
 ) -> None:
     """Update sensors, calibrations, margins and savings of all services with fresh measurements.
 
-    `now` is decision time, `wall` the wall time.
+    `standings` as `predictions` made them; `now` is decision time, `wall` the wall time.
     """
-    usable = [entry for entry in accounts if _countable(entry)]
+    usable = [entry for entry in accounts if entry.service.key in standings and _countable(entry)]
     if not usable:
         return
-    queries = [_query(entry) for entry in usable]
-    predictions = sla.predict_fleet(queries)
     known = [calibrations.calibration(entry.service, wall=wall) for entry in usable]
-    plain = [
-        EnergyQuery(profile=query.profile, workload=query.workload, candidates=query.candidates, sla=prediction)
-        for query, prediction in zip(queries, predictions, strict=True)
-    ]
+    standing = [standings[entry.service.key] for entry in usable]
+    plain = [each.query for each in standing]
     calibrated = [replace(query, calibration=found) for query, found in zip(plain, known, strict=True)]
     watts = energy.watts([*plain, *calibrated])
-    for entry, prediction, calibration, bare, found in zip(
-        usable, predictions, known, watts[: len(usable)], watts[len(usable) :], strict=True
+    for entry, each, calibration, bare, found in zip(
+        usable, standing, known, watts[: len(usable)], watts[len(usable) :], strict=True
     ):
+        entry.state.power_learnt = float(found.watts[0] / bare.watts[0])
         if not entry.service.rolling_out:
-            _judge(entry, calibrations, calibration, plain=bare, sla_prediction=prediction, wall=wall)
+            _judge(entry, calibrations, calibration, plain=bare, sla_prediction=each.sla, wall=wall)
         if entry.observation.power_watts is not None:
-            _learn(entry, sla_prediction=prediction, now=now)
+            _learn(entry, sla_prediction=each.sla, now=now)
             _save(entry, found, now=now)
+
+
+def _predictable(entry: Account) -> bool:
+    return (
+        entry.service.profile is not None
+        and entry.observation.state.usable
+        and entry.observation.workload is not None
+        and entry.service.ready_replicas > 0
+    )
 
 
 def _countable(entry: Account) -> bool:
     return (
-        entry.service.profile is not None
-        and entry.observation.state is MetricsState.FRESH
-        and entry.observation.workload is not None
+        entry.observation.state is MetricsState.FRESH
         and (entry.observation.power_watts is not None or watts_of.has_sensor(entry.observation, entry.state))
-        and entry.service.ready_replicas > 0
         and entry.observation.pods_reporting == entry.service.ready_replicas
     )
 
@@ -95,15 +120,15 @@ def _query(entry: Account) -> SlaQuery:
     service, observation = entry.service, entry.observation
     profile, workload = service.profile, observation.workload
     if profile is None or workload is None:
-        raise ValueError("only countable entries are asked about")
-    lever = service.levers.replicas
-    static = max(lever.maximum if lever is not None else service.desired_replicas, service.ready_replicas)
-    engine = entry.current.engine
+        raise ValueError("only predictable entries are asked about")
+    current = entry.current
+    static = counterfactual.target(service.levers, current, ready_replicas=service.ready_replicas)
+    engine = current.engine
     pair = np.ones(2)
     candidates = Candidates(
-        replicas=np.array([float(service.ready_replicas), float(static)]),
-        power_cap_watts=np.array([entry.current.power_cap_watts or np.nan, np.nan]),
-        clock_ratio=np.array([(entry.current.clock_mhz or profile.gpu.max_clock_mhz) / profile.gpu.max_clock_mhz, 1.0]),
+        replicas=np.array([float(service.ready_replicas), float(static.replicas)]),
+        power_cap_watts=np.array([current.power_cap_watts or np.nan, np.nan]),
+        clock_ratio=np.array([(current.clock_mhz or profile.gpu.max_clock_mhz) / profile.gpu.max_clock_mhz, 1.0]),
         max_num_seqs=pair * limits.max_num_seqs(engine, profile.gpu),
         max_num_batched_tokens=pair * limits.max_num_batched_tokens(engine, profile.gpu),
         kv_capacity_tokens=pair * kv.capacity_tokens(profile, engine, observation.kv_cache),

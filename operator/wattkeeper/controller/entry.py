@@ -1,12 +1,14 @@
 """One service on its way through a pass of the fleet loop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wattkeeper.api.inference_service import InferenceServiceStatus, Mode
 from wattkeeper.controller import caps
+from wattkeeper.controller.account import Standing
 from wattkeeper.controller.resolve import Problem, Service
 from wattkeeper.controller.state import ServiceState
-from wattkeeper.domain.observation import ServiceObservation
+from wattkeeper.domain.observation import PodReading, ServiceObservation
 from wattkeeper.domain.plan import Plan, Target
 
 
@@ -19,6 +21,10 @@ class Entry:
     current: Target
     report: caps.CapReport | None
     observation: ServiceObservation | None = None
+    readings: Mapping[str, PodReading] = field(default_factory=dict)
+    """By pod: what the observation rests on."""
+    standing: Standing | None = None
+    """None where nothing could be predicted."""
     plan: Plan | None = None
     problems: list[Problem] = field(default_factory=list)
     failed: bool = False

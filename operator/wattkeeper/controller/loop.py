@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from wattkeeper.api.conditions import ConditionType, Status
 from wattkeeper.api.inference_service import HistoryEntry, Mode
-from wattkeeper.controller import account, caps, rollout, status
+from wattkeeper.controller import account, caps, conditions, factor_status, rollout, status
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.act import Actor, propose
 from wattkeeper.controller.calibrations import Calibrations
@@ -325,6 +325,9 @@ class FleetLoop:
         used_pods, unused_pods = state.spread.used_and_unused or (None, None)
         observation = replace(observation, used_pods=used_pods, unused_pods=unused_pods)
         entry.observation = observation
+        if snapshot is not None:
+            keys = ((pod, (service.namespace, pod)) for pod in service.pod_names)
+            entry.readings = {pod: snapshot.pods[key] for pod, key in keys if key in snapshot.pods}
         if observation.workload is not None and observation.state.usable:
             state.workload = observation.workload
             if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
@@ -344,12 +347,15 @@ class FleetLoop:
             for entry in entries
             if entry.observation is not None
         ]
+        standings = account.predictions(accounts)
+        for entry in entries:
+            entry.standing = standings.get(entry.service.key)
         now = self.clock.now()
         for item in accounts:
             if not item.state.savings.since and item.service.spec.mode is Mode.ENFORCE:
                 item.state.savings.since = to_rfc3339(self.clock.wall())
         account.keep_accounts(
-            accounts, energy=self.energy, calibrations=self.calibrations, now=now, wall=self.clock.wall()
+            accounts, standings, energy=self.energy, calibrations=self.calibrations, now=now, wall=self.clock.wall()
         )
 
     # 5 plan
@@ -391,6 +397,10 @@ class FleetLoop:
             now_seconds=now,
             settings=self.settings.planner,
         )
+        # Of a drifting model nothing that was learnt is believed.
+        learnt = self.calibrations.calibration(service, wall=self.clock.wall()) if state.correction.trusted else None
+        cap = entry.current.power_cap_watts
+        state.caution.look(service, observation, learnt, cap_watts=cap, model=self.energy, now=now)
         enforcing = service.spec.mode is Mode.ENFORCE
         # While new arguments are watched no replica goes: a dip of its making would be blamed on them.
         watching = read_note(service.target) is not None
@@ -399,7 +409,7 @@ class FleetLoop:
             now_seconds=now,
             slo=service.slo,
             levers=service.levers,
-            profile=service.profile,
+            profile=state.caution.of(service.profile),
             observation=observation,
             planned_rate=None if forecast is None else forecast.planned,
             planned_rate_stabilised=None if forecast is None or watching else forecast.stabilised,
@@ -411,10 +421,7 @@ class FleetLoop:
             rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
             trusted=state.correction.trusted and state.sensor.trusted and self.energy.trusted,
             margin=state.latency_margin,
-            # Of a drifting model nothing that was learnt is believed.
-            calibration=self.calibrations.calibration(service, wall=self.clock.wall())
-            if state.correction.trusted
-            else None,
+            calibration=learnt,
             bad_engines=tuple(state.bad_engines),
             free_gpus=service.free_gpus,
             metrics_max_age_seconds=service.spec.metrics.max_age,
@@ -431,7 +438,7 @@ class FleetLoop:
                 Asked(
                     key=entry.service.key,
                     wish=wish,
-                    profile=entry.service.profile,
+                    profile=entry.state.caution.of(entry.service.profile),
                     slo=entry.service.slo,
                     workload=entry.observation.workload,
                     arrivals=entry.observation.arrivals,
@@ -508,13 +515,14 @@ class FleetLoop:
 
     def _build_status(self, entry: Entry, wall: float) -> None:
         service, state = entry.service, entry.state
-        findings = status.Findings(
+        findings = conditions.Findings(
             service=service,
             observation=entry.observation,
             current=entry.current,
             caps=entry.report,
             problems=tuple(entry.problems),
             energy_trusted=self.energy.trusted,
+            energy_problem=self.energy.problem,
             calibration=self.calibrations.kept_in_service(service),
             calibrated=self.calibrations.describe(service),
             replay_trouble=None if self.replays is None else self.replays.trouble,
@@ -522,7 +530,10 @@ class FleetLoop:
         built = status.build(
             findings, state, now_text=to_rfc3339(wall), to_text=lambda time: to_rfc3339(self.clock.wall_time(time))
         )
-        entry.status = built if self.publisher.due(service, state, built, wall=wall) else None
+        if self.publisher.due(service, state, built, wall=wall):
+            # Only now: with a thousand services they are most of the work of a status.
+            told = factor_status.of_entry(entry, energy=self.energy, now_text=to_rfc3339(wall))
+            entry.status = built.model_copy(update={"factors": told})
 
     def _write_status(self, entry: Entry, wall: float) -> None:
         if entry.status is not None:
@@ -555,6 +566,8 @@ class FleetLoop:
                 self.metrics.profile_error.labels(*labels).set(profile.relative_error)
                 self.metrics.profile_confidence.labels(*labels).set(learned.confidence)
                 self.metrics.profile_windows.labels(*labels).set(learned.windows)
+            if state.power_learnt is not None:
+                self.metrics.power_learnt.labels(*labels).set(state.power_learnt)
             self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
             self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
             shown = {item.type: item.status for item in state.written.conditions} if state.written is not None else {}

@@ -81,6 +81,12 @@ class OperatorMetrics:
             _SERVICE,
             registry=self.registry,
         )
+        self.power_learnt = Gauge(
+            "wattkeeper_power_learnt_ratio",
+            "Calibrated over uncalibrated prediction of the power of what is in place: what measured watts taught",
+            _SERVICE,
+            registry=self.registry,
+        )
         self.energy = Gauge(
             "wattkeeper_savings_energy_joules",
             "Measured energy since the account began",
@@ -143,6 +149,7 @@ class OperatorMetrics:
             self.profile_error,
             self.profile_confidence,
             self.profile_windows,
+            self.power_learnt,
             self.energy,
             self.counterfactual,
             self.condition,

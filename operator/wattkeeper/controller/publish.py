@@ -116,6 +116,7 @@ def _steady(status: InferenceServiceStatus, other: InferenceServiceStatus) -> In
     return status.model_copy(
         update={
             "observed": other.observed,
+            "factors": other.factors,
             "savings": other.savings,
             "profile": other.profile.model_copy(update={"source": status.profile.source}),
             "memory": status.memory.model_copy(

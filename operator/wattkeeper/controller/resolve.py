@@ -58,6 +58,8 @@ class Service:
     target: Object | None = None
     container: str | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
+    scheduling_policy: str | None = None
+    """As the arguments set it; None: vLLM's default, or not known from the manifest."""
     desired_replicas: int = 0
     ready_replicas: int = 0
     rolling_out: bool = False
@@ -378,6 +380,7 @@ def _resolve_target(service: Service, target: Object, *, shared: _Shared) -> Ser
         service,
         container=reading.container,
         engine=engine,
+        scheduling_policy=reading.scheduling_policy,
         warnings=(*reading.warnings, *owned.warnings),
         engine_refusal=refusal,
         conflict=_conflict(service, target, owned, shared),

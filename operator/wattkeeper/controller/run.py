@@ -80,7 +80,7 @@ class Operator:
             actor=self.actor,
             recorder=Recorder(kube=self.kube),
             measurements=self.measurements,
-            energy=EnergyModel.load(options.energy_model),
+            energy=_energy_model(options.energy_model),
             settings=settings,
             clock=self.clock,
             metrics=self.metrics,
@@ -158,6 +158,14 @@ class Operator:
 def _leave_at_once() -> None:
     """Another operator may act from now on: no clean-up that could write."""
     os._exit(1)
+
+
+def _energy_model(path: Path | None) -> EnergyModel:
+    """A file that cannot be used costs the learned part, not the operator: every service says so in its conditions."""
+    model = EnergyModel.load_or_physics(path)
+    if model.problem:
+        _log.error("physics alone foresees power, with wide intervals: %s", model.problem)
+    return model
 
 
 def _measurements(options: RunOptions) -> Measurements:

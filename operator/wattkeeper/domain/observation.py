@@ -34,6 +34,9 @@ class GpuReading:
     sm_clock_mhz: float | None = None
     model: str | None = None
     power_limit_watts: float | None = None
+    utilisation: float | None = None
+    """Share of time in which a kernel ran, 0..1."""
+    temperature_celsius: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

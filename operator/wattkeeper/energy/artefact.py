@@ -1,7 +1,7 @@
 """The trained file: one JSON document with everything the model needs, guarded by a checksum of its payload.
 
-Boosters are kept in LightGBM's own text format (no pickles: a model file cannot run code). Keys are sorted, so that the
-same training gives the same bytes.
+Boosters are kept in LightGBM's own text format, all else as numbers (no pickles: a model file cannot run code). Keys
+are sorted, so that the same training gives the same bytes; compressed where its name ends in .gz.
 """
 
 import importlib.resources
@@ -14,8 +14,8 @@ from wattkeeper.domain import sealed
 from wattkeeper.domain.errors import ModelFileError
 
 FORMAT = "wattkeeper-energy-model"
-FORMAT_VERSION = 1
-SHIPPED = "energy-v1.json"
+FORMAT_VERSION = 2
+SHIPPED = "energy-v2.json.gz"
 _RETRAIN = "use the file that ships with the package, or make one with `wattkeeper train`"
 
 
@@ -30,14 +30,15 @@ class Payload:
     residual_low: float
     """Smallest ln(measured / estimated) of training: no correction goes below."""
     residual_high: float
-    half_width_log: dict[str, float]
-    """90 % half-widths on held-out groups, by `known_model`, `new_model` and `physics`."""
+    half_width: dict[str, float]
+    """Of the 90 % intervals on held-out groups: multiples of the model's spread for `known_model` and `new_model`, and
+    the logarithm for `physics`."""
     reference_watts: tuple[float, ...]
     """Physical estimates of fixed states at training: the correction fits this estimate only."""
-    models: tuple[str, ...]
-    """Catalogue names of the models in training."""
-    boosters: tuple[str, ...]
-    """LightGBM text; their predictions are averaged."""
+    deployments: tuple[dict[str, Any], ...]
+    """`correction.Deployment`s of the training rows, as plain numbers."""
+    learned: dict[str, Any]
+    """The model, see `energy.learned_file`."""
     card: dict[str, Any]
     """Data, split, errors, licences: what a user must know of the file."""
 
@@ -74,16 +75,16 @@ def _payload(body: Any) -> Payload:
         factor_high=tuple(map(float, body["factor_high"])),
         residual_low=float(body["residual_low"]),
         residual_high=float(body["residual_high"]),
-        half_width_log={str(name): float(value) for name, value in body["half_width_log"].items()},
+        half_width={str(name): float(value) for name, value in body["half_width"].items()},
         reference_watts=tuple(map(float, body["reference_watts"])),
-        models=tuple(map(str, body["models"])),
-        boosters=tuple(map(str, body["boosters"])),
+        deployments=tuple(map(dict, body["deployments"])),
+        learned=dict(body["learned"]),
         card=dict(body["card"]),
     )
-    if {len(payload.factor_low), len(payload.factor_high)} != {len(payload.factors)} or not payload.boosters:
-        raise ValueError("factor limits or boosters are missing")
+    if {len(payload.factor_low), len(payload.factor_high)} != {len(payload.factors)}:
+        raise ValueError("factor limits are missing")
     numbers = [*payload.factor_low, *payload.factor_high, payload.residual_low, payload.residual_high]
-    numbers += [payload.half_width_log[name] for name in ("known_model", "new_model", "physics")]
+    numbers += [payload.half_width[name] for name in ("known_model", "new_model", "physics")]
     if not all(map(math.isfinite, numbers)) or payload.residual_low > payload.residual_high:
         raise ValueError("limits are not finite or reversed")
     return payload

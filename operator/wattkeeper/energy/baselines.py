@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from wattkeeper.domain import boosting
+from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.workload import FloatArray
 
 TREES = 150
@@ -50,7 +51,7 @@ Method = Callable[[Rows, Rows, int], FloatArray]
 """(training rows, rows to predict, seed) -> predictions (N,) in the target's unit."""
 
 
-def fit_trees(features: FloatArray, target: FloatArray, *, seed: int, trees: int = TREES) -> lgb.Booster:
+def fit_trees(features: FloatArray, target: FloatArray, *, seed: int, trees: int = TREES) -> Booster:
     """LightGBM with absolute loss, the same bits on every run: one thread, fixed seed, deterministic histograms."""
     parameters = {
         "objective": "regression_l1",
@@ -61,17 +62,8 @@ def fit_trees(features: FloatArray, target: FloatArray, *, seed: int, trees: int
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
     }
-    return lgb.train(parameters, lgb.Dataset(features, label=target), num_boost_round=trees)
-
-
-def predict_trees(booster: lgb.Booster, features: FloatArray) -> FloatArray:
-    """One prediction per row, on one thread."""
-    return np.asarray(booster.predict(features, num_threads=1), dtype=np.float64)
+    return boosting.fitted(features, target, settings=parameters, rounds=trees)
 
 
 def physics(train: Rows, test: Rows, _seed: int) -> FloatArray:
@@ -106,14 +98,14 @@ def plain_trees(train: Rows, test: Rows, seed: int) -> FloatArray:
     """LightGBM on the logarithm of the target, without physics."""
     columns = list(train.plain)
     booster = fit_trees(train.scaled[:, columns], np.log(train.target), seed=seed, trees=2 * TREES)
-    return np.exp(predict_trees(booster, test.scaled[:, columns]))
+    return np.exp(boosting.predict(booster, test.scaled[:, columns]))
 
 
 def hybrid(train: Rows, test: Rows, seed: int) -> FloatArray:
     """Physical estimate times exp(LightGBM residual), the residual kept within what training saw."""
     residual = np.log(train.target / train.estimate)
     booster = fit_trees(train.scaled, residual, seed=seed)
-    bounded = np.clip(predict_trees(booster, test.scaled), residual.min(), residual.max())
+    bounded = np.clip(boosting.predict(booster, test.scaled), residual.min(), residual.max())
     return test.estimate * np.exp(bounded)
 
 

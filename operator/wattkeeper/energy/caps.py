@@ -52,7 +52,10 @@ class CapFacts:
 
     curve: str
     gpu: str
+    model: str
     tdp_watts: float
+    highest_cap_watts: float
+    """The limit without which the curve's throughput is told; a card may take more than its rating."""
     prefill: bool
     moe: bool
     concurrency: float

@@ -1,180 +1,174 @@
 """How well the throughput under a power limit is foreseen for a curve or a card that was never seen.
 
 Rows are readings below the highest limit of their curve; that one is what the others are relative to and is not scored.
-Leave-one-curve-out and leave-one-card-out; everything is fitted on the other curves, the width of intervals by leaving
-out of those, in turn, a curve or a card as well. *Designed* readings are the deepest limit, then the one in the middle.
+Leave-one-curve-out and leave-one-card-out; everything is fitted on the other curves. Which model answers and the width
+of its interval come from leaving out of those, in turn, a curve or a card as well (`energy.caps_methods`). *Read
+at full power* means that the watts drawn there are known, as they are of every fleet that begins uncapped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import caps, powercap_data
-from wattkeeper.energy.baselines import predict_trees
-from wattkeeper.energy.caps import READING_NOISE_LOG, CapCurve, CapFacts, CapModel
+from wattkeeper.energy import caps_methods, powercap_data
+from wattkeeper.energy.caps import CapCurve, CapFacts
+from wattkeeper.energy.caps_baselines import BASELINES, BELIEVING, OPERATOR
+from wattkeeper.energy.caps_methods import CapMethods, Chosen, Foreseen, Group, IndexArray
 from wattkeeper.energy.held_out import HeldOut, optimistic_share
 
-KNEE = "knee"
+MODEL = "model"
 TARGET = "throughput under cap"
-COVERAGE = 0.9
-_NO_METHODS = ("measured", "low", "high", "slowest", "cap_watts")
-_RANDOM_DRAWS = 4
-_RIDGE = 1e-3
-IndexArray = npt.NDArray[np.int_]
-Baseline = Callable[[Sequence[CapCurve], CapCurve], FloatArray]
-"""(training curves, curve) -> relative throughput at the curve's limits."""
+FULL_POWER = ", read at full power"
+"""Of a split: the uncapped watts are known."""
+_NO_METHODS = ("measured", "cap_watts")
+_LOW, _HIGH = "low ", "high "
+"""Before a method's name: the ends of its interval."""
+_JUDGED = (MODEL, f"{_LOW}{MODEL}", "physics", OPERATOR, BELIEVING)
+"""Those whose too fast predictions are counted, the lower end of the interval among them."""
 
 
-def curves(folder: Path, *, watts_known: bool) -> list[CapCurve]:
-    """Measured curves; the uncapped watts are hidden where they shall not be known. Raises DataFileError."""
+def curves(folder: Path) -> list[CapCurve]:
+    """Measured curves with the watts drawn at their highest limit. Raises DataFileError."""
     table = powercap_data.load_cap_curves(folder)
-    return [_curve(rows, watts_known=watts_known) for _, rows in table.groupby("curve", sort=True)]
+    return [_curve(rows) for _, rows in table.groupby("curve", sort=True)]
 
 
-def _curve(rows: pd.DataFrame, *, watts_known: bool) -> CapCurve:
+def _curve(rows: pd.DataFrame) -> CapCurve:
     rows = rows.sort_values("cap_watts")
     top, below = rows.iloc[-1], rows.iloc[:-1]
     facts = CapFacts(
         curve=str(top["curve"]),
         gpu=str(top["gpu"]),
+        model=str(top["model"]),
         tdp_watts=float(top["tdp_watts"]),
+        highest_cap_watts=float(top["cap_watts"]),
         prefill=top["phase"] == "prefill",
         moe=bool(top["moe"]),
         concurrency=float(top["concurrency"]),
-        uncapped_watts=float(top["watts"]) if watts_known else None,
+        uncapped_watts=float(top["watts"]),
     )
     share = below["tokens_per_second"].to_numpy(dtype=np.float64) / float(top["tokens_per_second"])
     return CapCurve(facts=facts, cap_watts=below["cap_watts"].to_numpy(dtype=np.float64), relative=share)
 
 
 def held_out(folder: Path, *, seed: int, report: Callable[[str], None]) -> list[HeldOut]:
-    """All splits: with and without the uncapped watts, cold, after one and two readings."""
-    floor = _floor(curves(folder, watts_known=True))
+    """All splits: with and without the uncapped watts, cold, after one and two readings. Raises DataFileError."""
+    known = curves(folder)
+    floor = _floor(known)
     found = []
     for watts_known in (False, True):
-        known = curves(folder, watts_known=watts_known)
-        for split, group in (("unseen curve", _curve_of), ("unseen GPU", _card_of)):
+        for split, group in (("unseen curve", curve_of), ("unseen GPU", card_of)):
             report(f"power caps, {split}, uncapped watts {'known' if watts_known else 'unknown'}")
-            found += _split(known, f"{split}{', watts known' * watts_known}", group, seed=seed, floor=floor)
+            named = f"{split}{FULL_POWER * watts_known}"
+            found += _split(known, named, group, watts_known=watts_known, seed=seed, floor=floor)
     return found
 
 
-def _curve_of(curve: CapCurve) -> str:
+def curve_of(curve: CapCurve) -> str:
+    """A group of its own."""
     return curve.facts.curve
 
 
-def _card_of(curve: CapCurve) -> str:
+def card_of(curve: CapCurve) -> str:
+    """All curves of a card are one group."""
     return curve.facts.gpu
 
 
 def _split(
-    known: Sequence[CapCurve], split: str, group: Callable[[CapCurve], str], *, seed: int, floor: float
+    known: Sequence[CapCurve], split: str, group: Group, *, watts_known: bool, seed: int, floor: float
 ) -> list[HeldOut]:
-    parts: dict[str, list[dict[str, FloatArray]]] = {}
-    names: dict[str, list[str]] = {}
-    series: dict[str, list[str]] = {}
-    folds: dict[str, list[int]] = {}
+    parts: dict[str, list[_Part]] = {}
+    chosen: dict[str, list[str]] = {}
     for number, name in enumerate(sorted({group(curve) for curve in known})):
         train = [curve for curve in known if group(curve) != name]
-        model, scales = CapModel(train), _scales(train, group, seed=seed)
+        model = CapMethods(train, watts_known=watts_known)
+        choice = caps_methods.choose(train, group, watts_known=watts_known, seed=seed)
+        seen = train if watts_known else [caps_methods.hidden(curve) for curve in train]
+        for calibration, picked_one in choice.items():
+            chosen.setdefault(calibration, []).append(picked_one.method)
         for curve in (curve for curve in known if group(curve) == name):
-            for calibration, picked in _readings(curve, seed=seed):
-                rows = _rows(model, train, curve, picked, scales[calibration])
-                parts.setdefault(calibration, []).append(rows)
-                names.setdefault(calibration, []).extend([name] * len(rows["measured"]))
-                series.setdefault(calibration, []).extend([curve.facts.curve] * len(rows["measured"]))
-                folds.setdefault(calibration, []).extend([number] * len(rows["measured"]))
+            asked = curve if watts_known else caps_methods.hidden(curve)
+            belief = model.belief(curve)
+            whole = {baseline: method(seen, asked) for baseline, method in BASELINES.items()}
+            for calibration, picked in caps_methods.readings(curve, belief, seed=seed):
+                rows = _rows(curve, model.foreseen(curve, belief, picked), choice[calibration], picked)
+                rows |= _shifted(whole, curve, picked)
+                parts.setdefault(calibration, []).append(_Part(name, curve.facts.curve, number, rows))
     return [
-        HeldOut(
-            data="power caps",
-            target=TARGET,
-            split=split,
-            calibration=calibration,
-            groups=np.array(names[calibration]),
-            fold=np.array(folds[calibration]),
-            measured=_joined(rows, "measured"),
-            predicted={name: _joined(rows, name) for name in rows[0] if name not in _NO_METHODS},
-            interval={KNEE: (_joined(rows, "low"), _joined(rows, "high"))},
-            floor=floor,
-            notes=(_too_fast(rows),),
-            x=_joined(rows, "cap_watts"),
-            x_name="power limit, W",
-            series=np.array(series[calibration]),
-        )
-        for calibration, rows in parts.items()
+        _held(calibration, of, split=split, floor=floor, notes=(_choices(chosen[calibration]), _too_fast(of)))
+        for calibration, of in parts.items()
     ]
 
 
-def _too_fast(rows: Sequence[dict[str, FloatArray]]) -> str:
-    measured = _joined(rows, "measured")
-    shares = [
-        f"{name} {100 * optimistic_share(_joined(rows, name), measured):.0f} %" for name in (KNEE, "slowest", "physics")
-    ]
+class _Part:
+    """Rows of one curve after one choice of readings."""
+
+    def __init__(self, group: str, curve: str, fold: int, rows: dict[str, FloatArray]) -> None:
+        self.rows = rows
+        count = len(rows["measured"])
+        self.groups, self.curves, self.folds = [group] * count, [curve] * count, [fold] * count
+
+
+def _held(calibration: str, parts: Sequence[_Part], *, split: str, floor: float, notes: tuple[str, ...]) -> HeldOut:
+    names = [name for name in parts[0].rows if name not in _NO_METHODS and not name.startswith((_LOW, _HIGH))]
+    return HeldOut(
+        data="power caps",
+        target=TARGET,
+        split=split,
+        calibration=calibration,
+        groups=np.array([each for part in parts for each in part.groups]),
+        fold=np.array([each for part in parts for each in part.folds]),
+        measured=_joined(parts, "measured"),
+        predicted={name: _joined(parts, name) for name in names},
+        interval={MODEL: (_joined(parts, f"{_LOW}{MODEL}"), _joined(parts, f"{_HIGH}{MODEL}"))},
+        floor=floor,
+        notes=notes,
+        x=_joined(parts, "cap_watts"),
+        x_name="power limit, W",
+        series=np.array([each for part in parts for each in part.curves]),
+    )
+
+
+def _joined(parts: Sequence[_Part], name: str) -> FloatArray:
+    return np.concatenate([part.rows[name] for part in parts])
+
+
+def _choices(methods: Sequence[str]) -> str:
+    counts = {method: methods.count(method) for method in caps_methods.METHODS if method in methods}
+    return f"chosen on inner folds: {', '.join(f'{method} {count}x' for method, count in counts.items())}"
+
+
+def _too_fast(parts: Sequence[_Part]) -> str:
+    measured = _joined(parts, "measured")
+    shares = [f"{name} {100 * optimistic_share(_joined(parts, name), measured):.0f} %" for name in _JUDGED]
     return f"more than 2 % too fast: {', '.join(shares)}"
 
 
-def _joined(rows: Sequence[dict[str, FloatArray]], name: str) -> FloatArray:
-    return np.concatenate([each[name] for each in rows])
-
-
-def _rows(
-    model: CapModel, train: Sequence[CapCurve], curve: CapCurve, picked: IndexArray, scale: float
-) -> dict[str, FloatArray]:
+def _rows(curve: CapCurve, found: dict[str, Foreseen], chosen: Chosen, picked: IndexArray) -> dict[str, FloatArray]:
     left = np.setdiff1d(np.arange(len(curve.cap_watts)), picked)
-    knee = model.knee(curve.facts, curve.take(picked))
-    rest = curve.take(left)
-    middle = knee.relative(rest.cap_watts)
-    half = scale * _half_width(knee.quantiles(rest.cap_watts, (0.16, 0.84)))
-    rows = {
-        "measured": rest.relative,
-        "cap_watts": rest.cap_watts,
-        "slowest": knee.slowest(rest.cap_watts),
-        KNEE: middle,
-        "low": middle * np.exp(-half),
-        "high": middle * np.exp(half),
+    answer = found[chosen.method]
+    half = chosen.scale[chosen.method] * answer.sigma_log
+    return {
+        "measured": curve.relative[left],
+        "cap_watts": curve.cap_watts[left],
+        MODEL: np.exp(answer.log_relative),
+        f"{_LOW}{MODEL}": np.exp(answer.log_relative - half),
+        f"{_HIGH}{MODEL}": np.exp(answer.log_relative + half),
+        **{method: np.exp(found[method].log_relative) for method in (caps_methods.KNEE, caps_methods.DRAWS)},
     }
-    for name, baseline in BASELINES.items():
-        whole = baseline(train, curve)
-        shift = np.mean(np.log(curve.relative[picked] / whole[picked])) if len(picked) else 0.0
-        rows[name] = np.minimum(1.0, whole[left] * np.exp(shift))
-    return rows
 
 
-def _half_width(quantiles: FloatArray) -> FloatArray:
-    """One sigma of ln(relative throughput), the noise of a reading in it."""
-    spread = (np.log(quantiles[1]) - np.log(quantiles[0])) / 2.0
-    return np.asarray(np.hypot(spread, READING_NOISE_LOG))
-
-
-def _scales(train: Sequence[CapCurve], group: Callable[[CapCurve], str], *, seed: int) -> dict[str, float]:
-    """Sigmas that hold `COVERAGE` of the rows of groups left out of training, by number of readings."""
-    ratios: dict[str, list[FloatArray]] = {}
-    for name in sorted({group(curve) for curve in train}):
-        model = CapModel([curve for curve in train if group(curve) != name])
-        for curve in (curve for curve in train if group(curve) == name):
-            for calibration, picked in _readings(curve, seed=seed):
-                knee = model.knee(curve.facts, curve.take(picked))
-                rest = curve.take(np.setdiff1d(np.arange(len(curve.cap_watts)), picked))
-                miss = np.abs(np.log(rest.relative / knee.relative(rest.cap_watts)))
-                half = _half_width(knee.quantiles(rest.cap_watts, (0.16, 0.84)))
-                ratios.setdefault(calibration, []).append(miss / half)
-    return {name: float(np.quantile(np.concatenate(values), COVERAGE)) for name, values in ratios.items()}
-
-
-def _readings(curve: CapCurve, *, seed: int) -> Iterator[tuple[str, IndexArray]]:
-    """Names of calibrations, and which readings they are given; limits ascend."""
-    count = len(curve.cap_watts)
-    yield "cold", np.array([], dtype=np.int_)
-    for number, designed in ((1, [0]), (2, [0, count // 2])):
-        rng = np.random.default_rng([seed, number, count])
-        for _ in range(_RANDOM_DRAWS):
-            yield f"+{number} random", np.sort(rng.permutation(count)[:number])
-        yield f"+{number} designed", np.array(designed)
+def _shifted(whole: dict[str, FloatArray], curve: CapCurve, picked: IndexArray) -> dict[str, FloatArray]:
+    """Baselines moved by the mean error of the readings, at the limits that were not read."""
+    left = np.setdiff1d(np.arange(len(curve.cap_watts)), picked)
+    shifts = {
+        name: np.mean(np.log(curve.relative[picked] / values[picked])) if len(picked) else 0.0
+        for name, values in whole.items()
+    }
+    return {name: np.minimum(1.0, values[left] * np.exp(shifts[name])) for name, values in whole.items()}
 
 
 def _floor(known: Sequence[CapCurve]) -> float:
@@ -186,75 +180,3 @@ def _floor(known: Sequence[CapCurve]) -> float:
             between = np.interp(curve.cap_watts[index], curve.cap_watts[ends], curve.relative[ends])
             misses.append(abs(between / curve.relative[index] - 1.0))
     return float(100.0 * (1.0 - np.mean(misses)))
-
-
-def _columns(curve: CapCurve) -> FloatArray:
-    facts = curve.facts
-    drawn = facts.tdp_watts if facts.uncapped_watts is None else facts.uncapped_watts
-    fixed = [facts.tdp_watts, float(facts.prefill), float(facts.moe), np.log2(facts.concurrency), drawn]
-    shares = [curve.cap_watts / facts.tdp_watts, curve.cap_watts / drawn]
-    return np.column_stack([*shares, *(np.full(len(curve.cap_watts), value) for value in fixed)])
-
-
-def _mean(train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return np.full(len(curve.cap_watts), float(np.mean(np.concatenate([each.relative for each in train]))))
-
-
-def _logarithms(table: FloatArray) -> FloatArray:
-    return np.asarray(np.log(table + (table == 0.0)))
-
-
-def _ridge(train: Sequence[CapCurve], curve: CapCurve, *, logarithms: bool) -> FloatArray:
-    table, asked = np.vstack([_columns(each) for each in train]), _columns(curve)
-    target = np.concatenate([each.relative for each in train])
-    if logarithms:
-        table, asked, target = _logarithms(table), _logarithms(asked), np.log(target)
-    middle, width = table.mean(axis=0), table.std(axis=0) + 1e-9
-    scaled = (table - middle) / width
-    penalty = _RIDGE * len(table) * np.eye(table.shape[1])
-    weights = np.linalg.solve(scaled.T @ scaled + penalty, scaled.T @ (target - target.mean()))
-    found = (asked - middle) / width @ weights + target.mean()
-    return np.asarray(np.exp(found) if logarithms else np.maximum(found, 0.01))
-
-
-def _linear(train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return _ridge(train, curve, logarithms=False)
-
-
-def _log_linear(train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return _ridge(train, curve, logarithms=True)
-
-
-def _trees(train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    table = np.vstack([_columns(each) for each in train])
-    target = np.log(np.concatenate([each.relative for each in train]))
-    settings = {
-        "objective": "regression_l1", "num_leaves": 6, "min_data_in_leaf": 5, "learning_rate": 0.05, "seed": 0,
-        "deterministic": True, "force_row_wise": True, "num_threads": 1, "verbosity": -1,
-    }  # fmt: skip
-    booster = lgb.train(settings, lgb.Dataset(table, label=target), num_boost_round=200)
-    return np.asarray(np.exp(predict_trees(booster, _columns(curve))))
-
-
-def _proportional(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return np.minimum(1.0, curve.cap_watts / curve.facts.reference_watts)
-
-
-def _no_effect(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return np.ones(len(curve.cap_watts))
-
-
-def _physics(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
-    return caps.law(curve.facts, curve.cap_watts)
-
-
-BASELINES: dict[str, Baseline] = {
-    "mean": _mean,
-    "linear": _linear,
-    "log-linear": _log_linear,
-    "hardware": _proportional,
-    "no effect": _no_effect,
-    "LightGBM": _trees,
-    "physics": _physics,
-}
-"""`hardware` takes throughput to be proportional to the limit."""

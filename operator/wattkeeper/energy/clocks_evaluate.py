@@ -62,5 +62,13 @@ def _held(rows: pd.DataFrame, target: str) -> HeldOut:
 def _facts(watts: float) -> CapFacts:
     # The grid's source does not tell how many requests ran at once; the laws do not ask.
     return CapFacts(
-        curve=DATA, gpu="RTX5090", tdp_watts=_TDP_WATTS, prefill=False, moe=False, concurrency=1.0, uncapped_watts=watts
+        curve=DATA,
+        gpu="RTX5090",
+        model="",
+        tdp_watts=_TDP_WATTS,
+        highest_cap_watts=_TDP_WATTS,
+        prefill=False,
+        moe=False,
+        concurrency=1.0,
+        uncapped_watts=watts,
     )

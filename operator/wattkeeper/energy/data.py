@@ -2,7 +2,7 @@
 
 Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 `source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name),
-`num_gpus`, `tensor_parallel`, `weight_precision`, `architecture`, `task`;
+`num_gpus`, `tensor_parallel`, `data_parallel`, `weight_precision`, `architecture`, `task`;
 `max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
 `output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
 `joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
@@ -22,7 +22,7 @@ from wattkeeper.energy.row_checks import RefusedRow
 from wattkeeper.energy.sources import Place, Source
 
 RUN_COLUMNS = (
-    "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel",
+    "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel", "data_parallel",
     "weight_precision", "architecture", "task", "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed",
     "output_tokens", "output_cap_tokens", "multimodal",
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
@@ -121,6 +121,7 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "gpu": [_ML_ENERGY_GPUS.get(name, name) for name in raw["gpu_model"]],
             "num_gpus": gpus,
             "tensor_parallel": raw["tensor_parallel"],
+            "data_parallel": columns(ML_ENERGY_V3, folder, numbers=("data_parallel",))["data_parallel"],
             "weight_precision": raw["weight_precision"],
             "architecture": raw["architecture"],
             "task": task,
@@ -174,6 +175,7 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "gpu": _ML_ENERGY_GPUS["H100"],
             "num_gpus": float(_NLR_GPUS),
             "tensor_parallel": float(_NLR_GPUS),
+            "data_parallel": 1.0,
             "weight_precision": "bfloat16",
             "architecture": "Dense Transformer",
             "task": "nlr-online",

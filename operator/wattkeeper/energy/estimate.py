@@ -52,8 +52,9 @@ class Estimated:
 
 
 def profile_of(
-    *, model: str, gpu: str, gpus: int, parameters: float, activated_parameters: float, precision: str
-) -> ServingProfile:
+    *, model: str, gpu: str, gpus: int, parameters: float, activated_parameters: float, precision: str,
+    data_parallel: int = 1,
+) -> ServingProfile:  # fmt: skip
     """The roofline profile of a measured deployment.
 
     Pairs with fitted coefficients are estimated like all others: a correction is learned to the estimate, and the fits
@@ -65,14 +66,14 @@ def profile_of(
         model = f"{model.rpartition('/')[0]}/sized-{parameters / 1e9:g}b"
         model += f"-a{activated_parameters / 1e9:g}b" if activated_parameters < parameters else ""
         model += f"-{precision}"
-    engine = EngineSettings(tensor_parallel_size=gpus)
+    engine = EngineSettings(tensor_parallel_size=gpus // data_parallel, data_parallel_size=data_parallel)
     return profiles.serving_profile(model=model, accelerator=gpu, gpus_per_replica=gpus, engine=engine, use_fits=False)
 
 
 def _by_profile(table: pd.DataFrame) -> Iterator[tuple[ServingProfile, pd.DataFrame, IndexArray]]:
     """Runs with one profile, and their positions in the table."""
     positions = pd.Series(np.arange(len(table)), index=table.index)
-    keys = ["model", "gpu", "num_gpus", "parameters", "activated_parameters", "weight_precision"]
+    keys = ["model", "gpu", "num_gpus", "data_parallel", "parameters", "activated_parameters", "weight_precision"]
     for _, group in table.groupby(keys, sort=True, dropna=False):
         first = group.iloc[0]
         profile = profile_of(
@@ -82,6 +83,7 @@ def _by_profile(table: pd.DataFrame) -> Iterator[tuple[ServingProfile, pd.DataFr
             parameters=float(first["parameters"]),
             activated_parameters=float(first["activated_parameters"]),
             precision=str(first["weight_precision"]),
+            data_parallel=int(first["data_parallel"]),
         )
         yield profile, group, positions[group.index].to_numpy()
 

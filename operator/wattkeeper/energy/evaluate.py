@@ -5,8 +5,9 @@ a bootstrap over groups (rows of one group are not independent). The conformal h
 of |ln(measured / predicted)| on the *other* folds; coverage is the share of held-out rows within it.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +16,11 @@ import pandas as pd
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import baselines, estimate, factors
 from wattkeeper.energy.baselines import Method, Rows
-from wattkeeper.energy.online import OnlineCorrection
 from wattkeeper.energy.points import IndexArray
 
 TargetName = Literal["watts", "joules_per_token"]
 COVERAGE = 0.9
 _RESAMPLES = 400
-MEASURED_POINTS = 3
-"""Live readings of a deployment in the rows that show what on-line correction adds."""
-_RUN_SETTINGS = ("requests_per_second", "output_cap_tokens")
 _PLAIN = tuple(index for index, factor in enumerate(factors.FACTORS) if not factor.physical)
 
 
@@ -47,7 +44,7 @@ class SplitResult:
     groups: int
     scores: dict[str, Score]
     half_width_log: dict[str, float]
-    """Quantile over all folds of |ln(measured / predicted)|, per method."""
+    """Quantile over all folds of |ln(measured / predicted)|, per method; the median where they differ by row."""
     coverage: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,22 +129,23 @@ def cross_validate(
 
 def evaluate(
     rows: Rows, groups: pd.Series, methods: dict[str, Method], *, data: str, target: TargetName, split: str,
-    folds: int, seed: int, measured_on: pd.Series | None = None,
+    folds: int, seed: int, given: Mapping[str, tuple[FloatArray, FloatArray]] = MappingProxyType({}),
 ) -> SplitResult:  # fmt: skip
     """Scores, half-widths and coverage of all methods on one split.
 
-    With `measured_on` (the deployment of each row) `MEASURED_POINTS` held-out rows of each deployment are taken as live
-    readings: they feed its on-line correction, and the score is that of its other rows.
+    `given` are further methods: their held-out predictions on the same folds, with half-widths (ln) of their own.
     """
     predicted, fold = cross_validate(rows, groups, methods, folds=folds, seed=seed)
-    if measured_on is not None:
-        predicted, left = _after_measuring(rows, predicted, measured_on, seed=seed)
-        rows, fold, groups = rows[left], fold[left], groups.iloc[left]
-        split = f"{split}, {MEASURED_POINTS} live readings"
+    logs = {name: np.abs(np.log(rows.target / np.maximum(values, 1e-9))) for name, values in predicted.items()}
+    half_width = {name: float(np.quantile(values, COVERAGE)) for name, values in logs.items()}
+    coverage = {name: _coverage(values, fold) for name, values in logs.items()}
+    for name, (values, half) in given.items():
+        predicted[name] = values
+        half_width[name] = float(np.median(half))
+        coverage[name] = float(np.mean(np.abs(np.log(rows.target / values)) <= half))
     errors = {name: np.abs(values / rows.target - 1.0) for name, values in predicted.items()}
     codes, _ = pd.factorize(groups)
     draws = _group_draws(codes, seed=seed)
-    logs = {name: np.abs(np.log(rows.target / np.maximum(values, 1e-9))) for name, values in predicted.items()}
     return SplitResult(
         data=data,
         target=target,
@@ -155,29 +153,9 @@ def evaluate(
         rows=len(rows),
         groups=groups.nunique(),
         scores={name: _score(error, codes, draws) for name, error in errors.items()},
-        half_width_log={name: float(np.quantile(values, COVERAGE)) for name, values in logs.items()},
-        coverage={name: _coverage(values, fold) for name, values in logs.items()},
+        half_width_log=half_width,
+        coverage=coverage,
     )
-
-
-def _after_measuring(
-    rows: Rows, predicted: dict[str, FloatArray], deployments: pd.Series, *, seed: int
-) -> tuple[dict[str, FloatArray], IndexArray]:
-    """Predictions of the rows left, corrected by what was measured on the others; and which rows are left."""
-    rng = np.random.default_rng(seed)
-    corrected = {name: values.copy() for name, values in predicted.items()}
-    left: list[int] = []
-    for _, positions in sorted(deployments.groupby(deployments).indices.items()):
-        drawn = rng.permutation(positions)
-        measured, others = drawn[:MEASURED_POINTS], drawn[MEASURED_POINTS:]
-        left.extend(others)
-        for name, values in corrected.items():
-            state = OnlineCorrection()
-            for row in measured:
-                state = state.update(float(predicted[name][row]), float(rows.target[row]))
-            values[others] *= state.factor
-    index = np.sort(np.array(left, dtype=np.intp))
-    return {name: values[index] for name, values in corrected.items()}, index
 
 
 def _group_draws(codes: IndexArray, *, seed: int) -> FloatArray:
@@ -221,37 +199,4 @@ METHODS: dict[str, Method] = {
     "physics": baselines.physics,
     "hybrid": averaged(baselines.hybrid, seeds=baselines.BOOSTERS),
 }
-"""What is always reported side by side; `hybrid` is the product's model."""
-
-
-def evaluate_all(
-    closed: pd.DataFrame, open_: pd.DataFrame | None, *, seed: int, folds: int = 5,
-    report: Callable[[str], None] = lambda _: None,
-) -> list[SplitResult]:  # fmt: skip
-    """The full table: closed-loop runs by curve, model and backbone; open runs (node power) by workload and rate."""
-    results = []
-    source = str(closed["source"].iloc[0])
-    estimated = estimate.closed_loop_runs(closed)
-    targets: tuple[TargetName, ...] = ("watts", "joules_per_token")
-    for target in targets:
-        rows, kept = rows_of(closed, estimated, target)
-        for split in ("curve", "model", "backbone"):
-            for measured_on in (None, kept["group_curve"]) if split == "backbone" else (None,):
-                report(f"{source} {target}, unseen {split}{', with live readings' * (measured_on is not None)}")
-                results.append(
-                    evaluate(
-                        rows, kept[f"group_{split}"], METHODS, data=source, target=target,
-                        split=f"unseen {split}", folds=folds, seed=seed, measured_on=measured_on,
-                    )
-                )  # fmt: skip
-    if open_ is not None:
-        rows, kept = rows_of(open_, estimate.open_runs(open_), "joules_per_token", settings=_RUN_SETTINGS)
-        methods = METHODS | {"physics": baselines.scaled_physics}
-        for split in ("workload", "rate"):
-            report(f"{open_['source'].iloc[0]} joules_per_token, unseen {split}")
-            result = evaluate(
-                rows, kept[f"group_{split}"], methods, data=str(open_["source"].iloc[0]), target="joules_per_token",
-                split=f"unseen {split}", folds=6, seed=seed,
-            )  # fmt: skip
-            results.append(replace(result, data=f"{result.data} (node power)"))
-    return results
+"""What is always reported side by side; `hybrid` is the catalogue's estimate times trees on its factors."""

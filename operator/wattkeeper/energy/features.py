@@ -13,13 +13,16 @@ from wattkeeper.energy.terms import Deployment, Steps
 from wattkeeper.physics import kv
 from wattkeeper.physics.architecture import Precision
 
-_READS = ("dense_read", "expert_read")
-_COMPUTE = ("decode_compute", "prefill_compute", "four_bit_compute", "data_parallel")
+_READS = ("dense_read", "expert_read", "four_bit_read")
+_COMPUTE = (
+    "decode_compute", "prefill_compute", "eight_bit_compute", "eight_bit_dense", "four_bit_compute", "small_tiles",
+    "data_parallel",
+)  # fmt: skip
 _SHARES = {
     "weight_read_share": _READS,
     "kv_read_share": ("kv_read",),
     "compute_share": _COMPUTE,
-    "media_share": ("media", "media_prompt", "requests"),
+    "media_share": ("media", "requests"),
 }
 FACTS: tuple[str, ...] = (
     "log2_batch",

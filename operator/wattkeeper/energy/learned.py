@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import optimize
 
+from wattkeeper.domain import boosting
+from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import features, gp, prior, terms
-from wattkeeper.energy.baselines import predict_trees
+from wattkeeper.energy import features, gp, ml_energy_runs, prior, terms
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.prior import REFERENCE_POWER_SHARE, Prior
 from wattkeeper.energy.terms import Deployment, Steps
@@ -32,7 +32,7 @@ IndexArray = npt.NDArray[np.int_]
 COVERAGE = 0.9
 INNER_FOLDS = 4
 BOOSTERS = 3
-_TREES, _LEAVES, _RATE = 500, 12, 0.05
+TREES, LEAVES, RATE = 500, 12, 0.05
 _TERM_LISTS = {"textbook": terms.TEXTBOOK, "full": tuple(range(len(terms.NAMES)))}
 _PROCESS_ITERATIONS = 30
 _LEAST_SD = 0.01
@@ -91,12 +91,14 @@ class Runs:
 def runs_of(table: pd.DataFrame) -> Runs:
     """Runs of the tidy table (`energy.data`) with a column `data_parallel`, in its order.
 
-    A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used.
+    A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used. What
+    the sequences did meanwhile is in `ml_energy_runs`.
     Raises UnknownModelError for a model without an architecture.
     """
     count = len(table)
     seconds, facts = np.zeros((count, len(terms.NAMES))), np.zeros((count, len(features.FACTS)))
     positions = pd.Series(np.arange(count), index=table.index)
+    did = ml_energy_runs.sequences(table)
     for _, rows in table.groupby(["model", "gpu", "num_gpus", "data_parallel"], sort=True):
         first = rows.iloc[0]
         deployment = Deployment(
@@ -105,18 +107,19 @@ def runs_of(table: pd.DataFrame) -> Runs:
             gpus=int(first["num_gpus"]),
             data_parallel=int(first["data_parallel"]),
         )
-        batch, prompt, output = (
-            rows[name].to_numpy(dtype=np.float64) for name in ("max_num_seqs", "prompt_tokens", "output_tokens")
-        )
+        index = positions[rows.index].to_numpy()
+        batch = rows["max_num_seqs"].to_numpy(dtype=np.float64)
+        begun = batch * did.begun_per_token[index]
         steps = Steps(
             batch=batch,
-            prefill_tokens=batch * prompt / output,
-            context_tokens=prompt + output / 2.0,
-            prompt_tokens=prompt,
-            output_tokens=output,
+            prefill_tokens=begun * did.new_share[index] * did.prompt_tokens[index],
+            context_tokens=did.context_tokens[index],
+            prompt_tokens=did.prompt_tokens[index],
+            output_tokens=rows["output_tokens"].to_numpy(dtype=np.float64),
             multimodal=rows["multimodal"].to_numpy(dtype=np.float64),
+            begun=begun,
+            new_share=did.new_share[index],
         )
-        index = positions[rows.index].to_numpy()
         seconds[index], facts[index] = terms.matrix(deployment, steps), features.facts(deployment, steps)
     names = table["gpu"].to_numpy(dtype=np.str_)
     return Runs(
@@ -183,7 +186,7 @@ class Learned:
     target: Target
     term_list: str
     priors: Priors
-    boosters: tuple[lgb.Booster, ...]
+    boosters: tuple[Booster, ...]
     process: gp.Process
     spread: float
     kernel: CalibrationKernel
@@ -192,10 +195,18 @@ class Learned:
         """Cold predictions."""
         return _predicted(self.target, self.priors, self.boosters, self.process, runs)
 
+    def tree_shares(self, runs: Runs) -> FloatArray:
+        """What each column adds to the prediction through the trees, over their mean; (N, len(features.COLUMNS))."""
+        columns = self.priors.columns(runs)
+        return np.asarray(np.mean([boosting.shares(booster, columns) for booster in self.boosters], axis=0) / 2.0)
 
-def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int) -> Learned:
-    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together."""
-    term_list = _chosen(runs, target, inner)
+
+def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str | None = None) -> Learned:
+    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together.
+
+    `term_list`: the list of terms where it was chosen elsewhere.
+    """
+    term_list = term_list or _chosen(runs, target, inner)
     used = _TERM_LISTS[term_list]
     priors = Priors.fitted(runs, used)
     residual = runs.log_target(target) - priors.log_value(runs, target)
@@ -237,10 +248,10 @@ def _chosen(runs: Runs, target: Target, inner: IndexArray) -> str:
 
 
 def _predicted(
-    target: Target, priors: Priors, boosters: Sequence[lgb.Booster], process: gp.Process, runs: Runs
+    target: Target, priors: Priors, boosters: Sequence[Booster], process: gp.Process, runs: Runs
 ) -> Predicted:
     columns, base = priors.columns(runs), priors.log_value(runs, target)
-    trees = np.mean([predict_trees(booster, columns) for booster in boosters], axis=0)
+    trees = np.mean([boosting.predict(booster, columns) for booster in boosters], axis=0)
     mean, sd = process.mean_and_sd(_inputs(columns, runs))
     noise = np.exp(process.kernel.noise_log)
     return Predicted(
@@ -252,14 +263,13 @@ def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:
     return gp.Inputs(facts=columns, log2_batch=np.log2(runs.batch), groups=runs.groups)
 
 
-def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[lgb.Booster, ...]:
+def _boosters(columns: FloatArray, residual: FloatArray, *, seed: int) -> tuple[Booster, ...]:
     settings = {
-        "objective": "regression_l1", "num_leaves": _LEAVES, "learning_rate": _RATE, "min_data_in_leaf": 15,
-        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1, "verbosity": -1,
+        "objective": "regression_l1", "num_leaves": LEAVES, "learning_rate": RATE, "min_data_in_leaf": 15,
+        "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1,
     }  # fmt: skip
     return tuple(
-        lgb.train(settings | {"seed": seed + number}, lgb.Dataset(columns, label=residual), num_boost_round=_TREES)
+        boosting.fitted(columns, residual, settings=settings | {"seed": seed + number}, rounds=TREES)
         for number in range(BOOSTERS)
     )
 

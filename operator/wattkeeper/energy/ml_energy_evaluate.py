@@ -65,7 +65,6 @@ class Tables:
 def tables(folder: Path) -> Tables:
     """Raises DataFileError: a data file is missing or not the expected one."""
     table = data.load_ml_energy(folder)
-    table["data_parallel"] = data.columns(data.ML_ENERGY_V3, folder, numbers=("data_parallel",))["data_parallel"]
     estimated = estimate.closed_loop_runs(table)
     rows, kept = evaluate.rows_of(table, estimated, "joules_per_token")
     watts, _ = evaluate.rows_of(table, estimated, "watts")

@@ -1,43 +1,49 @@
 """Watts of a fleet under many candidates: physical estimate times a learned correction, with an interval.
 
-    watts = replicas * GPUs * (busy * clip(estimate * exp(weight * residual), idle, limit) + (1 - busy) * idle)
+    watts = replicas * GPUs * (busy * clip(estimate * exp(correction), idle, limit) + (1 - busy) * idle)
 
 (times what readings of this deployment taught at that batch, still between idle and limit; see `energy.calibration`).
 
-`residual` is LightGBM's, kept within what training saw. `weight` is 1 inside the range of the training data, fades to 0
-outside it factor by factor, and is 0 where the profile's energy was measured: then there is nothing to correct. So an
-unknown GPU falls back to physics, and nothing extrapolates. The data know no clock lock and no cap, so the residual is
-taken at full clock for the same work, and what the clock and the cap do is left to physics.
+The correction (`energy.correction`) makes the estimate of a closed loop at that batch and those lengths, at full clock,
+the one of the learned model (`energy.learned`). It fades to nothing outside the range of the training data, factor by
+factor, so that an unknown GPU falls back to physics, and is not used where the profile's energy was measured: then
+there is nothing to correct. The data know no clock lock and no cap: what these do is left to physics.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import artefact, baselines, estimate, factors, points
+from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
+from wattkeeper.energy.correction import (
+    PHYSICS_HALF_WIDTH_LOG,
+    Correction,
+    Deployment,
+    HalfWidths,
+    Range,
+    deployment_groups,
+)
+from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
+from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
-PHYSICS_HALF_WIDTH_LOG = 0.6
-"""Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
 MEASURED_HALF_WIDTH_LOG = 0.1
 """Least half-width where the profile's energy was measured: other workloads than the measured one."""
 _REFERENCE_TOLERANCE = 0.03
 """Relative difference of physical estimates up to which a correction learned to one still fits the other."""
 _SIGMAS = 1.645
 """From one sigma to a 90 % interval."""
-_SHAPE_SHARE, _LENGTH_LOG2_BATCH, _NOISE_SD_LOG = 0.4, 3.0, 0.04
-"""Of a deployment's error, while no model file tells them: the share that turns with the batch, over how many
-doublings, and what is left around a smooth curve (sibling checkpoints differ by 2 to 9 %)."""
+_PHYSICS_KERNEL = CalibrationKernel(level_sd_log=0.28, shape_sd_log=0.23, length_log2_batch=3.0, noise_sd_log=0.04)
+"""How the error of the physical estimate alone is taken to vary where no model file tells a measured one: together as
+wide as `PHYSICS_HALF_WIDTH_LOG`, 40 % of the variance turning over three doublings of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +58,21 @@ class WattsPrediction:
 class EnergyModel:
     """Predicts watts. Immutable; safe to share between threads."""
 
-    def __init__(self, payload: artefact.Payload | None, *, sha256: str = "") -> None:
-        self._payload = payload
-        self._boosters: tuple[lgb.Booster, ...] = ()
-        if payload is not None:
-            self._boosters = tuple(lgb.Booster(model_str=text) for text in payload.boosters)
-            self._low, self._high = np.array(payload.factor_low), np.array(payload.factor_high)
-            self._models = frozenset(payload.models)
-        self.trusted = payload is not None
+    def __init__(
+        self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None,
+        problem: str = "",
+    ) -> None:  # fmt: skip
+        self.correction = correction
+        """What was learned; None: physics alone."""
+        self.trusted = correction is not None
         """False where no trained correction is in use."""
-        self.version = f"energy-v1-{sha256[:8]}" if payload is not None else "physics"
-        self.card: dict[str, Any] = dict(payload.card) if payload is not None else {}
+        self.version = version
+        self.problem = problem
+        """Why no trained correction is in use, for people; empty where nothing is wrong."""
+        self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
-        half_width = PHYSICS_HALF_WIDTH_LOG if payload is None else payload.half_width_log["new_model"]
-        self.kernel = CalibrationKernel(
-            level_sd_log=half_width / _SIGMAS * math.sqrt(1.0 - _SHAPE_SHARE),
-            shape_sd_log=half_width / _SIGMAS * math.sqrt(_SHAPE_SHARE),
-            length_log2_batch=_LENGTH_LOG2_BATCH,
-            noise_sd_log=_NOISE_SD_LOG,
-        )
-        """How the error of an unmeasured deployment varies: what readings of it are conditioned on."""
+        self.kernel = _PHYSICS_KERNEL if correction is None else correction.model.kernel
+        """How the error of a deployment that was never measured varies: what readings of it are conditioned on."""
 
     @staticmethod
     def load(path: Path | None = None) -> "EnergyModel":
@@ -95,108 +96,118 @@ class EnergyModel:
                 "`wattkeeper train`, or use the file that ships with the package"
             )
         try:
-            model = EnergyModel(payload, sha256=sha256)
-        except lgb.basic.LightGBMError as error:
+            correction = correction_of(payload)
+        except (ModelFileError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
-                f"energy model {file} holds a booster that this LightGBM cannot read ({error}): train it again"
+                f"energy model {file} cannot be used ({error}): train it again with `wattkeeper train`, or use the "
+                "file that ships with the package"
             ) from error
-        return model
+        return EnergyModel(correction, version=f"energy-v2-{sha256[:8]}", card=dict(payload.card))
 
     @staticmethod
-    def physics_only() -> "EnergyModel":
-        """The physical estimate alone, with a wide interval; `trusted` is False."""
-        return EnergyModel(None)
+    def physics_only(problem: str = "") -> "EnergyModel":
+        """The physical estimate alone, with a wide interval; `trusted` is False. `problem`: why, for people."""
+        return EnergyModel(None, problem=problem)
+
+    @staticmethod
+    def load_or_physics(path: Path | None = None) -> "EnergyModel":
+        """As `load`; where the file cannot be used, physics alone, which says why in `problem`."""
+        try:
+            return EnergyModel.load(path)
+        except ModelFileError as error:
+            return EnergyModel.physics_only(str(error))
 
     def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:
-        """Predictions for all queries, in their order; one pass through the trees for all of them together."""
+        """Predictions for all queries, in their order; what is not yet known of the correction is asked at once."""
         if not queries:
             return []
         groups: dict[ServingProfile, list[int]] = defaultdict(list)
         for index, query in enumerate(queries):
             groups[query.profile].append(index)
         states = [points.of_queries([queries[index] for index in members]) for members in groups.values()]
-        watts = [state.busy_watts for state, _ in states]
-        ends = np.cumsum([len(each) for each in watts])
-        residual, weight = self._corrections([state for state, _ in states], watts)
+        corrections = self._corrections([state for state, _ in states])
         predictions: dict[int, WattsPrediction] = {}
-        for members, (state, busy), busy_watts, end in zip(groups.values(), states, watts, ends, strict=True):
-            rows = slice(int(end) - len(busy_watts), int(end))
+        for members, (state, busy), (correction, half) in zip(groups.values(), states, corrections, strict=True):
             asked = [queries[index] for index in members]
-            found = self._watts(asked, state, busy, busy_watts, residual[rows], weight[rows])
+            found = self._watts(asked, state, busy, correction, half)
             predictions |= zip(members, _parts(found, asked), strict=True)
         return [predictions[index] for index in range(len(queries))]
 
     def busy_watts(self, states: Sequence[points.OperatingPoints]) -> list[FloatArray]:
         """Watts per GPU while iterating, (N,) for each of the states, before what live readings taught."""
-        if not states:
-            return []
-        watts = [state.busy_watts for state in states]
-        residual, weight = self._corrections(states, watts)
-        corrections = np.split(weight * residual, np.cumsum([len(each) for each in watts])[:-1])
         return [
-            _bounded(state, each, correction)
-            for state, each, correction in zip(states, watts, corrections, strict=True)
+            _bounded(state, correction)
+            for state, (correction, _) in zip(states, self._corrections(states), strict=True)
         ]
 
-    def learned_by_factor(self, state: points.OperatingPoints) -> FloatArray:
-        """Contributions (N, len(FACTORS)) of each factor to ln(watts) through the trees, over their mean answer.
+    def of_runs(self, state: points.OperatingPoints, runs: Runs) -> tuple[FloatArray, FloatArray]:
+        """Watts per GPU while iterating and half-width (ln) of their 90 % interval, (N,), of measured runs.
 
-        TreeSHAP as LightGBM gives it (Lundberg et al. 2020), averaged over the boosters, times the weight that the
-        trees have there; before their answer is bounded. Zeros without a model file.
+        `runs` tells what their sequences did: a finite run need not be in a steady state. Raises ValueError without a
+        trained correction.
         """
-        if self._payload is None:
-            return np.zeros((len(state.batch), len(factors.FACTORS)))
-        table, weight = self._factor_table([state], [state.busy_watts])
-        shares = [np.asarray(booster.predict(table, pred_contrib=True, num_threads=1)) for booster in self._boosters]
-        found: FloatArray = weight[:, None] * np.mean(shares, axis=0)[:, :-1]
+        if self.correction is None:
+            raise ValueError("physics alone knows nothing of runs")
+        (found,) = self.correction.of_runs([state], runs)
+        return _bounded(state, found[0]), np.asarray(found[1])
+
+    def learned_by_column(self, state: points.OperatingPoints) -> FloatArray:
+        """Contributions (N, len(features.COLUMNS)) to ln(watts) through the trees, over their mean answer.
+
+        TreeSHAP as LightGBM gives it (Lundberg et al. 2020), averaged over the boosters, times the share that trees
+        have in the model; before the correction fades. Zeros without a model file, and where energy was measured.
+        """
+        if self.correction is None or state.profile.energy_provenance is not Provenance.ESTIMATED:
+            return np.zeros((len(state.batch), len(features.COLUMNS)))
+        return self.correction.model.tree_shares(self.correction.runs([state]))
+
+    def _corrections(self, states: Sequence[points.OperatingPoints]) -> list[FloatArray]:
+        """ln(corrected / estimated) and the 90 % half-width in ln, (2, N) for each of the states."""
+        learned = [
+            index
+            for index, state in enumerate(states)
+            if self.correction is not None and state.profile.energy_provenance is Provenance.ESTIMATED
+        ]
+        found = [np.stack([np.zeros(len(state.batch)), _own_half_width(state)]) for state in states]
+        if self.correction is not None and learned:
+            answers = self.correction.at([states[index] for index in learned])
+            for index, answer in zip(learned, answers, strict=True):
+                found[index] = answer
         return found
 
-    def _corrections(
-        self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
-    ) -> tuple[FloatArray, FloatArray]:
-        """Bounded residual and its weight for all rows of all states."""
-        if self._payload is None:
-            rows = sum(len(each) for each in watts)
-            return np.zeros(rows), np.zeros(rows)
-        table, weight = self._factor_table(states, watts)
-        residual = np.zeros(len(table))
-        used = np.flatnonzero(weight > 0)
-        if len(used):
-            rows_used = table[used]
-            raw = np.mean([baselines.predict_trees(booster, rows_used) for booster in self._boosters], axis=0)
-            residual[used] = np.clip(raw, self._payload.residual_low, self._payload.residual_high)
-        return residual, weight
+    def trained_ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of each factor in training, in its unit; empty without a model file."""
+        if self.correction is None:
+            return {}
+        return trained_range.in_units(self.correction.trained.low, self.correction.trained.high)
 
-    def _factor_table(
-        self, states: Sequence[points.OperatingPoints], watts: Sequence[FloatArray]
-    ) -> tuple[FloatArray, FloatArray]:
-        """Factors at full clock (rows, len(FACTORS)) and the weight of a correction there (rows,)."""
-        rows = sum(len(each) for each in watts)
-        table, weight, start = np.empty((rows, len(factors.FACTORS))), np.zeros(rows), 0
-        for state, busy_watts in zip(states, watts, strict=True):
-            end = start + len(busy_watts)
-            full = state.at_full_clock()
-            factors.matrix(full, busy_watts if full is state else full.busy_watts, out=table[start:end])
-            if state.profile.energy_provenance is Provenance.ESTIMATED:
-                weight[start:end] = self._domain_weight(table[start:end])
-            start = end
-        return table, weight
+    def outside(self, state: points.OperatingPoints) -> list[tuple[Untrained, ...]]:
+        """Factors of each of N states that are outside the trained range or not known, and widen its interval.
 
-    def _domain_weight(self, table: FloatArray) -> FloatArray:
-        """1 inside the trained range of every factor, falling to 0 over each factor's fade; 0 where one is missing."""
-        beyond = np.maximum(np.maximum(self._low - table, table - self._high), 0.0) / factors.FADES
-        weight: FloatArray = np.prod(np.clip(1.0 - beyond, 0.0, 1.0), axis=1)
-        return np.nan_to_num(weight, nan=0.0)
+        Judged as the correction is: in a closed loop of the same batch and lengths. Empty tuples without a model file,
+        and where the profile's energy was measured: ranges say nothing then.
+        """
+        if self.correction is None or state.profile.energy_provenance is not Provenance.ESTIMATED:
+            return [()] * len(state.batch)
+        steady = points.closed_loop(
+            state.profile,
+            batch=np.maximum(state.batch, 1.0),
+            prompt_tokens=np.maximum(state.prompt_tokens, 1.0),
+            output_tokens=np.maximum(state.output_tokens, 1.0),
+            multimodal=state.multimodal,
+        )
+        return trained_range.outside(steady, self.correction.trained.low, self.correction.trained.high)
 
+    @staticmethod
     def _watts(
-        self, queries: Sequence[EnergyQuery], state: points.OperatingPoints, busy: FloatArray, estimated: FloatArray,
-        residual: FloatArray, weight: FloatArray,
+        queries: Sequence[EnergyQuery], state: points.OperatingPoints, busy: FloatArray, correction: FloatArray,
+        half_width: FloatArray,
     ) -> WattsPrediction:  # fmt: skip
         replicas = [np.asarray(query.candidates.replicas, dtype=np.float64) for query in queries]
         gpus = np.concatenate(replicas) * state.profile.gpus_per_replica
         idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
-        busy_watts = _bounded(state, estimated, weight * residual)
-        factor, width = _calibrated(queries, state.batch, self._half_width(state, weight))
+        busy_watts = _bounded(state, correction)
+        factor, width = _calibrated(queries, state.batch, half_width)
         spread = np.exp(width)
         each = np.clip(factor * (busy * busy_watts + (1.0 - busy) * idle), idle, state.limit_watts)
         return WattsPrediction(
@@ -205,21 +216,39 @@ class EnergyModel:
             high_watts=gpus * np.clip(each * spread, each, state.limit_watts),
         )
 
-    def _half_width(self, state: points.OperatingPoints, weight: FloatArray) -> FloatArray:
-        profile = state.profile
-        if profile.energy_provenance is not Provenance.ESTIMATED:
-            return np.full(len(weight), max(_SIGMAS * profile.relative_error, MEASURED_HALF_WIDTH_LOG))
-        if self._payload is None:
-            return np.full(len(weight), PHYSICS_HALF_WIDTH_LOG)
-        widths = self._payload.half_width_log
-        learned = widths["known_model" if profile.model in self._models else "new_model"]
-        return weight * learned + (1.0 - weight) * widths["physics"]
+
+def correction_of(payload: artefact.Payload) -> Correction:
+    """What a model file learned.
+
+    Raises ValueError, KeyError or TypeError: parts are missing or foreign. ModelFileError: a booster cannot be read.
+    """
+    return Correction(
+        learned_file.restored(payload.learned),
+        trained=Range(
+            low=np.array(payload.factor_low),
+            high=np.array(payload.factor_high),
+            residual_low=payload.residual_low,
+            residual_high=payload.residual_high,
+        ),
+        half_widths=HalfWidths(**payload.half_width),
+        deployments=[
+            Deployment(**each | {"groups": deployment_groups(each["groups"])}) for each in payload.deployments
+        ],
+    )
 
 
-def _bounded(state: points.OperatingPoints, estimated: FloatArray, correction_log: FloatArray) -> FloatArray:
+def _own_half_width(state: points.OperatingPoints) -> FloatArray:
+    """Half-width (ln) where no correction is used."""
+    profile = state.profile
+    if profile.energy_provenance is Provenance.ESTIMATED:
+        return np.full(len(state.batch), PHYSICS_HALF_WIDTH_LOG)
+    return np.full(len(state.batch), max(_SIGMAS * profile.relative_error, MEASURED_HALF_WIDTH_LOG))
+
+
+def _bounded(state: points.OperatingPoints, correction_log: FloatArray) -> FloatArray:
     """Corrected watts per GPU while iterating, between idle and limit."""
     idle = np.minimum(state.profile.energy.idle_watts, state.limit_watts)
-    return np.clip(estimated * np.exp(correction_log), idle, state.limit_watts)
+    return np.clip(state.busy_watts * np.exp(correction_log), idle, state.limit_watts)
 
 
 def _calibrated(

@@ -102,6 +102,7 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     composed = watts.fillna(table["node_watts"]) / table["tokens_per_second"].where(table["tokens_per_second"] > 0)
     table["joules_per_token"] = table["joules_per_token"].fillna(composed)
     table["tensor_parallel"] = table["tensor_parallel"].fillna(table["num_gpus"])
+    table["data_parallel"] = table["data_parallel"].fillna(1.0)
     table["multimodal"] = table["multimodal"].fillna(0.0)
     table["prompt_assumed"] = table["prompt_assumed"].fillna(0.0).astype(bool)
     table["gpu"] = [_catalogue_name(name) for name in table["gpu"]]

@@ -2,8 +2,9 @@
 
 Each term is the time that a step would take if it did nothing else, so that each has a plain physical scale, and all
 grow with the work. `textbook` terms follow from a model's config.json and a GPU's data sheet. `engine` terms stand for
-how the serving engine and its kernels behave; they were written down by people who had seen the measured table
-(ML.ENERGY v3), so that scores with them are reported beside scores without them.
+how the serving engine and its kernels behave, and for a host that several replicas of one GPU share; they were written
+down by people who had seen measured runs (ML.ENERGY v3), so that scores with them are reported beside scores without
+them. docs/accuracy/energy.md says how they were chosen.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ class Steps:
     output_tokens: FloatArray
     multimodal: FloatArray
     """1 where requests carry images or video."""
+    begun: FloatArray
+    """Requests that begin per step."""
+    new_share: FloatArray
+    """Of those, the share whose prompt the engine has not kept, 0..1. `prefill_tokens` are of these alone."""
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -59,30 +64,38 @@ class Term:
 
 
 TERMS: tuple[Term, ...] = (
-    Term(name="step", kind="textbook", description="1 ms per step: the host's scheduling and launches"),
     Term(name="layers", kind="textbook", description="20 us per layer: launches and small kernels"),
     Term(name="dense_read", kind="textbook", description="bytes of weights that every token uses, over bandwidth"),
     Term(name="expert_read", kind="textbook", description="bytes of the experts that the step's tokens choose"),
     Term(name="kv_read", kind="textbook", description="KV bytes of the running sequences, windows and states seen"),
     Term(name="decode_compute", kind="textbook", description="operations of the decoding tokens, over peak rate"),
     Term(name="prefill_compute", kind="textbook", description="operations of prompt tokens, over peak rate"),
-    Term(name="collective_layers", kind="textbook", description="20 us per layer where several GPUs work on a step"),
+    Term(name="reduce_latency", kind="textbook", description="20 us per layer and doubling of the GPUs: all-reduces"),
     Term(name="exchange", kind="textbook", description="activations between GPUs, over the link's bandwidth"),
     Term(name="sequences", kind="textbook", description="20 us per sequence: sampling and the host's part"),
     Term(name="requests", kind="textbook", description="5 ms per request that begins: admission and tokenisation"),
-    Term(name="media", kind="textbook", description="50 ms per beginning request with images or video"),
-    Term(name="media_prompt", kind="textbook", description="20 us per prompt token of requests with images or video"),
+    Term(name="media", kind="textbook", description="50 ms per beginning request with new images or video"),
     Term(name="expert_layers", kind="engine", description="20 us per layer with routed experts"),
+    Term(name="routing", kind="engine", description="10 ns per token, expert and layer with routed experts"),
     Term(name="eight_bit_experts", kind="engine", description="0.1 ms per layer with routed experts in 8 bits"),
+    Term(name="eight_bit_held", kind="engine", description="1 us per such layer and expert that a GPU holds"),
+    Term(name="eight_bit_chosen", kind="engine", description="1 us per such layer and expert of a GPU that is chosen"),
+    Term(name="eight_bit_compute", kind="engine", description="operations of 8-bit weights, over peak rate"),
+    Term(name="eight_bit_dense", kind="engine", description="the same of models without experts"),
+    Term(name="four_bit_compute", kind="engine", description="decode operations of 4-bit weights, in bf16"),
+    Term(name="four_bit_read", kind="engine", description="bytes of chosen experts in MXFP4"),
     Term(name="state_layers", kind="engine", description="20 us per layer with a state (Mamba, linear attention)"),
     Term(name="state_sequences", kind="engine", description="0.5 us per such layer and sequence"),
-    Term(name="four_bit_compute", kind="engine", description="decode operations of 4-bit weights, in bf16"),
     Term(
         name="small_tiles", kind="engine", description="decode operations while tiles are partly empty: root of batch"
     ),
     Term(name="data_parallel", kind="engine", description="operations where ranks attend to own sequences"),
-    Term(name="wide_host", kind="engine", description="20 us per sequence and further GPU: one host for all ranks"),
+    Term(name="shared_host", kind="engine", description="20 us per sequence of a replica of one GPU"),
+    Term(name="shared_host_media", kind="engine", description="20 us per sequence with media of a replica of one GPU"),
+    Term(name="shared_host_long", kind="engine", description="1 ms per step of a replica of one GPU with long answers"),
 )
+_LONG_ANSWER_TOKENS = 3000.0
+"""Between conversations (up to 1,700 in ML.ENERGY) and reasoning (from 5,000 on, but for one family)."""
 _FULL_TILE = 64.0
 """Rows of a matrix tile: with as many sequences this term is as large as `decode_compute`."""
 NAMES = tuple(term.name for term in TERMS)
@@ -97,34 +110,53 @@ def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
     tokens = steps.batch + steps.prefill_tokens
     demand = kv.demand(model, tensor_parallel=ranks)
     dense_bytes = max(model.weight_bytes - model.expert_bytes - model.embedding_bytes, 0.0)
-    touched = roofline.touched_share(model, tokens)
+    touched = touched_share(model, steps)
     compute = roofline.compute_seconds(model, gpu, shards=deployment.gpus)
     one = np.ones(len(steps))
-    beginning = steps.batch / steps.output_tokens
     eight_bit = model.precision in (Precision.FP8, Precision.INT8)
     four_bit = model.precision in (Precision.MXFP4, Precision.INT4)
-    wide = compute * float(four_bit)
+    experts_read = model.expert_bytes * touched / (deployment.gpus * gpu.bandwidth_bytes_per_second)
+    held = 1e-6 * model.expert_layers * eight_bit * model.experts / deployment.gpus
+    alone = deployment.gpus == 1
     columns = {
-        "step": 1e-3 * one,
         "layers": 2e-5 * model.layers * one,
         "dense_read": dense_bytes / (ranks * gpu.bandwidth_bytes_per_second) * one,
-        "expert_read": model.expert_bytes * touched / (deployment.gpus * gpu.bandwidth_bytes_per_second),
+        "expert_read": experts_read,
         "kv_read": own * demand.step_bytes(steps.context_tokens) / gpu.bandwidth_bytes_per_second,
         "decode_compute": compute * steps.batch,
         "prefill_compute": compute * steps.prefill_tokens,
-        "collective_layers": 2e-5 * model.layers * (deployment.gpus > 1) * one,
+        "reduce_latency": 2e-5 * model.layers * np.log2(deployment.gpus) * one,
         "exchange": roofline.exchange_seconds(model, gpu, shards=deployment.gpus) * tokens,
         "sequences": 2e-5 * steps.batch,
-        "requests": 5e-3 * beginning,
-        "media": 0.05 * beginning * steps.multimodal,
-        "media_prompt": 2e-5 * steps.prefill_tokens * steps.multimodal,
+        "requests": 5e-3 * steps.begun,
+        "media": 0.05 * steps.begun * steps.new_share * steps.multimodal,
         "expert_layers": 2e-5 * model.expert_layers * one,
+        "routing": 1e-8 * model.expert_layers * model.experts * tokens,
         "eight_bit_experts": 1e-4 * model.expert_layers * eight_bit * one,
+        "eight_bit_held": held * one,
+        "eight_bit_chosen": held * touched,
+        "eight_bit_compute": compute * tokens * eight_bit,
+        "eight_bit_dense": compute * tokens * (eight_bit and model.experts == 0),
+        "four_bit_compute": compute * steps.batch * four_bit,
+        "four_bit_read": experts_read * (model.precision is Precision.MXFP4),
         "state_layers": 2e-5 * model.state_layers * one,
         "state_sequences": 5e-7 * model.state_layers * steps.batch,
-        "four_bit_compute": wide * steps.batch,
         "small_tiles": compute * np.sqrt(_FULL_TILE * steps.batch),
         "data_parallel": compute * tokens * (deployment.data_parallel > 1),
-        "wide_host": 2e-5 * steps.batch * (deployment.gpus - 1),
+        "shared_host": 2e-5 * steps.batch * alone,
+        "shared_host_media": 2e-5 * steps.batch * steps.multimodal * alone,
+        "shared_host_long": 1e-3 * alone * (steps.output_tokens > _LONG_ANSWER_TOKENS),
     }
     return np.stack([columns[name] for name in NAMES], axis=1)
+
+
+def touched_share(model: ModelSpec, steps: Steps) -> FloatArray:
+    """Share of the experts that some token of a step chooses, mean over steps; (N,).
+
+    Prompts come whole, in few steps: those choose nearly all experts, the others only what the batch chooses. How many
+    begin in a step is taken for Poisson distributed.
+    """
+    with_prompt = -np.expm1(-steps.begun * steps.new_share)
+    prompts = np.divide(steps.prefill_tokens, with_prompt, out=np.zeros(len(steps)), where=with_prompt > 0.0)
+    alone, joined = (roofline.touched_share(model, tokens) for tokens in (steps.batch, steps.batch + prompts))
+    return np.asarray((1.0 - with_prompt) * alone + with_prompt * joined)

@@ -19,7 +19,7 @@ _DPI = 72
 _COLOURS = ("#1b7f5c", "#2c5f9e", "#d98b1f", "#b03060", "#7d3c98", "#8a8f98")
 _GOOD = 0.25
 """Error that the band of the scatter shows."""
-_CARD_SPLITS = {"unseen GPU": "rated watts known only", "unseen GPU, watts known": "uncapped watts known"}
+_CARD_SPLITS = {"unseen GPU": "rated watts known only", f"unseen GPU{caps_evaluate.FULL_POWER}": "read at full power"}
 _DESIGNED = "+2 designed"
 
 
@@ -99,7 +99,7 @@ def _card(axes: Any, held: HeldOut, card: str) -> None:
         style = (
             {"ls": ":", "lw": 1.4} if cold else {"ls": "-", "lw": 1.2, "label": _told(name.removeprefix(f"{card}|"))}
         )
-        axes.plot(x, held.predicted[caps_evaluate.KNEE][index], color=colour, **style)
+        axes.plot(x, held.predicted[caps_evaluate.MODEL][index], color=colour, **style)
     if not cold:
         axes.legend(frameon=False, fontsize=7, loc="lower right")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import baselines, contributions, data, estimate, evaluate, factors
+from wattkeeper.energy import baselines, columns, contributions, data, estimate, evaluate, factors
 from wattkeeper.energy.baselines import Rows
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, State
 from wattkeeper.energy.estimate import Estimated
@@ -78,7 +78,7 @@ class FactorAnalysis:
     """The run that all are compared with, in words."""
     targets: tuple[TargetAnalysis, ...]
     learned: tuple[Moved, ...]
-    """TreeSHAP of the learned part of watts, by factor, largest first."""
+    """TreeSHAP of the trees of the learned part of watts, by column, largest first."""
     never_moved: tuple[tuple[str, str, str], ...]
     """Name, dimension and why, of what these data do not vary."""
 
@@ -120,14 +120,14 @@ def analyse(folder: Path, *, seed: int = 0, report: Callable[[str], None] = lamb
             )
         )  # fmt: skip
     report("TreeSHAP of the learned part")
-    shap = np.vstack([energy.learned_by_factor(part.points) for part in parts])
+    shap = np.vstack([energy.learned_by_column(part.points) for part in parts])
     shap = shap - shap.mean(axis=0)
     learned = _sorted(
         Moved(
-            name=factor.name, dimension=factor.dimension.value, description=factor.description,
+            name=column.name, dimension=column.dimension.value, description=column.description,
             size=_interval(np.abs(shap[:, index]), codes, draws),
         )
-        for index, factor in enumerate(factors.FACTORS)
+        for index, column in enumerate(columns.COLUMNS)
     )  # fmt: skip
     return FactorAnalysis(
         data=data.ML_ENERGY_V3.name,

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from wattkeeper.domain import boosting
 from wattkeeper.domain.arrivals import POISSON, Dispersion
+from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.evaluation.runs import PERCENTILES, Run
@@ -183,7 +184,7 @@ def scores(training: Rows, *, seed: int = 0) -> list[Score]:
             others = training.kind != kind
             trees = _train(_TREES, signs, x[others], wanted[others], _ROUNDS, seed)
             found = ~others & training.judged
-            unseen[name][str(kind)] = wanted[found] - correction.predict_trees(trees, x[found])
+            unseen[name][str(kind)] = wanted[found] - boosting.predict(trees, x[found])
     result = []
     for kind in sorted(unseen["ttft"]):
         chosen = (training.kind == kind) & training.judged
@@ -231,7 +232,7 @@ def _held_out_residuals(
     for held in range(_FOLDS):
         out = fold == held
         trees = _train(_TREES, signs, x[~out], wanted[~out], _ROUNDS, seed)
-        residual[out] = wanted[out] - correction.predict_trees(trees, x[out])
+        residual[out] = wanted[out] - boosting.predict(trees, x[out])
     return residual
 
 
@@ -239,7 +240,7 @@ def _part(columns: dict[str, int], x: FloatArray, wanted: FloatArray, run: IntAr
     signs = list(columns.values())
     residual = _held_out_residuals(signs, x, wanted, run, seed=seed)
     spread = _train(_SPREAD_TREES, signs, x, np.abs(residual), _SPREAD_ROUNDS, seed)
-    size = np.maximum(correction.predict_trees(spread, x), correction.LEAST_SPREAD)
+    size = np.maximum(boosting.predict(spread, x), correction.LEAST_SPREAD)
     trees = _train(_TREES, signs, x, wanted, _ROUNDS, seed)
     return Part(
         columns=tuple(columns),
@@ -254,14 +255,10 @@ def _part(columns: dict[str, int], x: FloatArray, wanted: FloatArray, run: IntAr
 
 def _train(
     settings: dict[str, Any], signs: Sequence[int], x: FloatArray, y: FloatArray, rounds: int, seed: int
-) -> lgb.Booster:
+) -> Booster:
     fixed = {
         "monotone_constraints": list(signs),
         "monotone_constraints_method": "intermediate",
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
         "seed": seed,
-        "verbosity": -1,
     }
-    return lgb.train({**settings, **fixed}, lgb.Dataset(x, y), rounds)
+    return boosting.fitted(x, y, settings={**settings, **fixed}, rounds=rounds)

@@ -134,6 +134,7 @@ def serving_profile(
         coefficients=coefficients.of_profile(
             pair=pair, relative_error=relative_error, estimate=estimate, plain_kv=demand.plain
         ),
+        data_parallel_size=data,
     )
     return profile if overrides is None else _overridden(profile, overrides)
 

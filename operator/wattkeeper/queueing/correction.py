@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
-from wattkeeper.domain import sealed
+from wattkeeper.domain import boosting, sealed
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.queueing import features
@@ -82,16 +81,16 @@ class _Half:
 
     def __init__(self, part: Part, signs: dict[str, int]) -> None:
         self._part = part
-        self._trees = lgb.Booster(model_str=part.trees)
-        self._spread = lgb.Booster(model_str=part.spread)
+        self._trees = boosting.read(part.trees)
+        self._spread = boosting.read(part.spread)
         self._low, self._high = np.array(part.low), np.array(part.high)
         sign = np.array([signs[name] for name in part.columns])
         self._counts_below, self._counts_above = sign <= 0, sign >= 0
 
     def factors(self, table: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Latency over `lone`, upper bound over latency before widening, and widening."""
-        log_ratio = self._part.slope * table[:, 0] + predict_trees(self._trees, table)
-        spread = np.maximum(predict_trees(self._spread, table), LEAST_SPREAD)
+        log_ratio = self._part.slope * table[:, 0] + boosting.predict(self._trees, table)
+        spread = np.maximum(boosting.predict(self._spread, table), LEAST_SPREAD)
         below = np.where(self._counts_below, self._low - table, 0.0)
         above = np.where(self._counts_above, table - self._high, 0.0)
         outside = np.maximum(np.maximum(below, above), 0.0) / (_FADE * (self._high - self._low) + 1e-9)
@@ -126,10 +125,8 @@ class Correction:
             raise ModelFileError(f"latency model {file} was trained on other columns than this program's: {_RETRAIN}")
         try:
             return Correction(payload, sha256=sha256)
-        except lgb.basic.LightGBMError as error:
-            raise ModelFileError(
-                f"latency model {file} holds trees that this LightGBM cannot read ({error}): {_RETRAIN}"
-            ) from error
+        except ModelFileError as error:
+            raise ModelFileError(f"latency model {file}: {error}: {_RETRAIN}") from error
 
     def apply(self, tables: Tables) -> Corrected:
         """Corrected latencies and their upper bounds."""
@@ -161,11 +158,6 @@ def write(payload: Payload, path: Path) -> None:
     """Write a model file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sealed.write(path, sealed.dump(asdict(payload), file_format=FORMAT, version=FORMAT_VERSION))
-
-
-def predict_trees(booster: lgb.Booster, table: FloatArray) -> FloatArray:
-    """Predictions of all rows, on one thread: passes of the operator share their cores with others."""
-    return np.asarray(booster.predict(table, num_threads=1), dtype=np.float64)
 
 
 def _part(body: Any) -> Part:

@@ -118,11 +118,15 @@ ENGINE_LABELS = ("engine", "model_name")
 GPU_POWER = "gpu_power"
 GPU_CLOCK = "gpu_clock"
 GPU_LIMIT = "gpu_limit"
+GPU_USE = "gpu_use"
+GPU_TEMPERATURE = "gpu_temperature"
 
 DCGM_METRICS: Mapping[str, Metric] = {
     GPU_POWER: Metric(names=("DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_POWER_USAGE_INSTANT"), kind=Kind.GAUGE),
     GPU_CLOCK: Metric(names=("DCGM_FI_DEV_SM_CLOCK",), kind=Kind.GAUGE),
     GPU_LIMIT: Metric(names=("DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "DCGM_FI_DEV_POWER_MGMT_LIMIT"), kind=Kind.GAUGE),
+    GPU_USE: Metric(names=("DCGM_FI_DEV_GPU_UTIL",), kind=Kind.GAUGE),
+    GPU_TEMPERATURE: Metric(names=("DCGM_FI_DEV_GPU_TEMP",), kind=Kind.GAUGE),
 }
 
 KEPLER_POD_WATTS = "kepler_pod_gpu_watts"

@@ -32,6 +32,13 @@ _HISTOGRAM_FIELDS = {
     aliases.PROMPT_LENGTH: "prompt_tokens",
     aliases.OUTPUT_LENGTH: "output_tokens",
 }
+_GPU_FIELDS = (
+    (aliases.GPU_CLOCK, "sm_clock_mhz", 1.0),
+    (aliases.GPU_LIMIT, "power_limit_watts", 1.0),
+    (aliases.GPU_USE, "utilisation", 0.01),
+    (aliases.GPU_TEMPERATURE, "temperature_celsius", 1.0),
+)
+"""Query, field of `GpuReading`, and what the exporter's unit is times the field's."""
 
 
 class Sample(NamedTuple):
@@ -118,11 +125,11 @@ def gpu_readings(
                 owners[name] = key
     if stale:
         errors.append(f"power of {stale} GPUs is older than {max_age_seconds:.0f} s and left out")
-    for query, field in ((aliases.GPU_CLOCK, "sm_clock_mhz"), (aliases.GPU_LIMIT, "power_limit_watts")):
+    for query, field, scale in _GPU_FIELDS:
         for sample in answers.get(query, []):
             uuid = aliases.label(sample.labels, aliases.UUID_LABELS)
             if uuid in gpus:
-                gpus[uuid] = replace(gpus[uuid], **{field: sample.value})  # type: ignore[arg-type]
+                gpus[uuid] = replace(gpus[uuid], **{field: scale * sample.value})  # type: ignore[arg-type]
     for sample in answers.get("kepler_node", []):
         uuid = aliases.label(sample.labels, aliases.UUID_LABELS)
         if uuid is not None and uuid not in gpus:

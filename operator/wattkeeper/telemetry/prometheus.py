@@ -32,8 +32,16 @@ from wattkeeper.telemetry.source import PodKey, Snapshot
 _NEEDED = ("age", aliases.RUNNING, aliases.WAITING, aliases.FINISHED)
 """Without these nothing can be said of any pod."""
 
-_SLOW = (aliases.PROMPT_LENGTH, aliases.OUTPUT_LENGTH, aliases.CACHE_INFO, aliases.GPU_LIMIT)
-"""Change slowly and are half of all samples: their answers are kept for a tenth of the length window."""
+_SLOW = (
+    aliases.PROMPT_LENGTH,
+    aliases.OUTPUT_LENGTH,
+    aliases.CACHE_INFO,
+    aliases.GPU_LIMIT,
+    aliases.GPU_USE,
+    aliases.GPU_TEMPERATURE,
+)
+"""Change slowly or decide nothing, and are more than half of all samples: answers are kept for a tenth of the length
+window."""
 
 _INTERRUPTED_SECONDS = 300.0
 """What a pod last said is kept this long: as Prometheus by default answers for a series that nothing ended."""

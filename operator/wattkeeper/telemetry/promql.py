@@ -8,7 +8,7 @@ engines of a pod; `or on` pod over the older names, so that a pod is read under 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wattkeeper.telemetry import aliases
 from wattkeeper.telemetry.aliases import Metric
@@ -93,18 +93,16 @@ def gpu_queries(settings: QuerySettings) -> dict[str, str]:
         name: [_select(full, settings.matchers) for full in metric.names]
         for name, metric in aliases.DCGM_METRICS.items()
     }
-
-    def chain(parts: Sequence[str]) -> str:
-        return f" or on ({', '.join(aliases.UUID_LABELS)}) ".join(f"max by ({_BY_GPU}) ({part})" for part in parts)
-
     pod_watts = _select(aliases.KEPLER_POD_WATTS, (*settings.matchers, 'state!="terminated"'))
     container_joules = _select(aliases.KEPLER_CONTAINER_JOULES, (*settings.matchers, 'pod_name!=""'))
     parts = f"{_BY_POD}, gpu, state, mode, container_name, node_name"
     return {
-        aliases.GPU_POWER: chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_POWER]]),
-        "gpu_age": chain([f"timestamp({part})" for part in selected[aliases.GPU_POWER]]),
-        aliases.GPU_CLOCK: chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_CLOCK]]),
-        aliases.GPU_LIMIT: chain(selected[aliases.GPU_LIMIT]),
+        aliases.GPU_POWER: _gpu_chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_POWER]]),
+        "gpu_age": _gpu_chain([f"timestamp({part})" for part in selected[aliases.GPU_POWER]]),
+        aliases.GPU_CLOCK: _gpu_chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_CLOCK]]),
+        aliases.GPU_LIMIT: _gpu_chain(selected[aliases.GPU_LIMIT]),
+        aliases.GPU_USE: _gpu_chain([f"avg_over_time({part}[{window}])" for part in selected[aliases.GPU_USE]]),
+        aliases.GPU_TEMPERATURE: _gpu_chain(selected[aliases.GPU_TEMPERATURE]),
         "kepler_node": (
             f"max by ({_BY_GPU}) (avg_over_time({_select(aliases.KEPLER_NODE_WATTS, settings.matchers)}[{window}]))"
         ),
@@ -113,6 +111,34 @@ def gpu_queries(settings: QuerySettings) -> dict[str, str]:
             f" or on ({_BY_POD}) sum by ({_BY_POD}) (max by ({parts}) (rate({container_joules}[{window}])))"
         ),
     }
+
+
+def counters_of(settings: QuerySettings, pods: str) -> str:
+    """The query of counters and times of scrapes, of the pods whose whole name matches the regular expression."""
+    return " or ".join(_counters(named) for named in _named(settings, pods))
+
+
+def gpu_history_queries(settings: QuerySettings, pods: Sequence[str]) -> dict[str, str]:
+    """Queries over the GPUs of these pods for ranges: means over the rate window, the limit as it stood."""
+    every = [gpu_queries(named) for named in _named(settings, _either(pods))]
+    return {
+        name: " or ".join(each[name] for each in every)
+        for name in (aliases.GPU_POWER, aliases.GPU_CLOCK, aliases.GPU_LIMIT, aliases.GPU_USE, "kepler_pod")
+    }
+
+
+def _named(settings: QuerySettings, pods: str) -> list[QuerySettings]:
+    """The settings narrowed to pods, once for each label that may name a pod."""
+    quoted = pods.replace("\\", "\\\\").replace('"', '\\"')
+    return [replace(settings, matchers=(*settings.matchers, f'{label}=~"{quoted}"')) for label in aliases.POD_LABELS]
+
+
+def _gpu_chain(parts: Sequence[str]) -> str:
+    return f" or on ({', '.join(aliases.UUID_LABELS)}) ".join(f"max by ({_BY_GPU}) ({part})" for part in parts)
+
+
+def _either(names: Sequence[str]) -> str:
+    return "|".join(re.escape(name) for name in names)
 
 
 def _engine_selectors(settings: QuerySettings, metric: Metric, suffix: str = "") -> list[str]:
@@ -124,7 +150,7 @@ def _restrictions(settings: QuerySettings) -> tuple[str, ...]:
     """What narrows every selector."""
     if not settings.namespaces:
         return settings.matchers
-    either = "|".join(re.escape(namespace) for namespace in settings.namespaces).replace("\\", "\\\\")
+    either = _either(settings.namespaces).replace("\\", "\\\\")
     return (*settings.matchers, f'namespace=~"{either}"')
 
 

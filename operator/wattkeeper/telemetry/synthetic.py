@@ -144,6 +144,8 @@ class SyntheticSource:
                         power_watts=100.0 + 550.0 * busy,
                         sm_clock_mhz=1980.0,
                         power_limit_watts=700.0,
+                        utilisation=busy,
+                        temperature_celsius=40.0 + 30.0 * busy,
                     )
                     for index in range(service.gpus_per_pod)
                 ),

@@ -1,0 +1,128 @@
+"""From measured runs to what the model file holds: the learned model, where it may be used, and how sure it is."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import estimate, evaluate, factors, learned, learned_file
+from wattkeeper.energy.artefact import Payload
+from wattkeeper.energy.baselines import Rows
+from wattkeeper.energy.correction import Deployment, canonical, deployment_groups
+from wattkeeper.energy.estimate import Estimated
+from wattkeeper.energy.learned import Learned, Runs
+from wattkeeper.energy.model import EnergyModel, correction_of
+from wattkeeper.energy.points import IndexArray
+
+TARGET: learned.Target = "W per GPU"
+_DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """N closed-loop runs in the forms that fitting and asking want, row by row the same."""
+
+    table: pd.DataFrame
+    runs: Runs
+    rows: Rows
+    """Factors at the operating points of the runs, with measured watts and the catalogue's estimate."""
+    estimated: tuple[Estimated, ...]
+    """The operating points, one part after the other in the order of the rows."""
+
+    def groups(self, name: str) -> pd.Series:
+        """What must be held out together: `curve`, `model` or `backbone`."""
+        return self.table[f"group_{name}"]
+
+    def answers(self, model: EnergyModel, index: IndexArray) -> tuple[FloatArray, FloatArray]:
+        """What a model says of these runs: watts per GPU, and half-width of the interval in ln; (M,).
+
+        As in the operator, but for its table between half doublings: a run need not be in a steady state.
+        """
+        watts, half, start = np.full(len(self.rows), np.nan), np.full(len(self.rows), np.nan), 0
+        for part in self.estimated:
+            own = index[(index >= start) & (index < start + len(part.rows))]
+            if len(own):
+                state = part.points.take(own - start)
+                watts[own], half[own] = model.of_runs(state, self.runs[own])
+            start += len(part.rows)
+        return watts[index], half[index]
+
+
+def measured(closed: pd.DataFrame) -> Measured:
+    """Closed-loop runs of the tidy table (`energy.data`). Raises UnknownModelError: a model without an architecture."""
+    estimated = estimate.closed_loop_runs(closed)
+    rows, kept = evaluate.rows_of(closed, estimated, "watts")
+    return Measured(table=kept, runs=learned.runs_of(kept), rows=rows, estimated=tuple(estimated))
+
+
+def payload(given: Measured, index: IndexArray, *, seed: int) -> Payload:
+    """What is learned from some of the runs; the card is empty.
+
+    Terms are chosen, and how the error of a new deployment varies is learned, on inner folds by model. Intervals rest
+    on inner folds by curve for models of the training runs, by backbone for others.
+    """
+    runs, rows = given.runs[index], given.rows[index]
+
+    def fitted(split: str, term_list: str | None = None) -> Learned:
+        inner = _inner(given.groups(split).iloc[index], seed)
+        return learned.fit(runs, TARGET, inner=inner, seed=seed, term_list=term_list)
+
+    model = fitted("model")
+    known, new = (fitted(split, model.term_list) for split in ("curve", "backbone"))
+    miss = np.log(rows.target / rows.estimate)
+    return Payload(
+        factors=factors.NAMES,
+        factor_low=tuple(map(float, rows.scaled.min(axis=0))),
+        factor_high=tuple(map(float, rows.scaled.max(axis=0))),
+        residual_low=round(float(miss.min()), _DIGITS),
+        residual_high=round(float(miss.max()), _DIGITS),
+        half_width={
+            "known_model": round(known.spread, _DIGITS),
+            "new_model": round(max(new.spread, known.spread), _DIGITS),
+            "physics": round(float(np.quantile(np.abs(miss), learned.COVERAGE)), _DIGITS),
+        },
+        reference_watts=estimate.reference_watts(),
+        deployments=tuple(_deployments(given.table.iloc[index], runs)),
+        learned=learned_file.plain(model, runs.log_target(TARGET) - model.priors.log_value(runs, TARGET)),
+        card={},
+    )
+
+
+def held_out(given: Measured, split: str, *, folds: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Watts and half-widths (N,) of all runs, each from a model that saw nothing of its group."""
+    groups = given.groups(split)
+    fold = evaluate.group_folds(groups, folds=min(folds, groups.nunique()), seed=seed)
+    watts, half = np.empty(len(fold)), np.empty(len(fold))
+    for number in np.unique(fold):
+        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        model = EnergyModel(correction_of(payload(given, train, seed=seed)))
+        watts[test], half[test] = given.answers(model, test)
+    return watts, half
+
+
+def _inner(groups: pd.Series, seed: int) -> learned.IndexArray:
+    folds = evaluate.group_folds(groups, folds=min(learned.INNER_FOLDS, groups.nunique()), seed=seed)
+    return np.asarray(folds, dtype=np.int_)
+
+
+def _deployments(table: pd.DataFrame, runs: Runs) -> Iterator[dict[str, Any]]:
+    """As `correction.Deployment`, in order of their names."""
+    logs = pd.DataFrame(np.log2(table[["prompt_tokens", "output_tokens"]].to_numpy(dtype=np.float64)))
+    for name in np.unique(runs.groups[:, 3]):
+        own = np.flatnonzero(runs.groups[:, 3] == name)
+        first = table.iloc[own[0]]
+        prompt, output = logs.iloc[own].mean()
+        found = Deployment(
+            model=canonical(str(first["model"])),
+            gpu=str(first["gpu"]),
+            gpus=int(first["num_gpus"]),
+            data_parallel=int(first["data_parallel"]),
+            log2_prompt=round(float(prompt), _DIGITS),
+            log2_output=round(float(output), _DIGITS),
+            multimodal=bool(first["multimodal"] > 0),
+            groups=deployment_groups(runs.groups[own[0]]),
+        )
+        yield asdict(found) | {"groups": list(found.groups)}
