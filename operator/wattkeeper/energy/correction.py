@@ -92,7 +92,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfWidths:
-    """90 % half-widths in ln: multiples of the model's own spread, and of the physical estimate on the trained cards."""
+    """90 % half-widths in ln: multiples of the model's own spread, and of physics on the trained cards."""
 
     known_model: float
     new_model: float
