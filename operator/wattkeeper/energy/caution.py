@@ -1,7 +1,7 @@
 """With which watts a plan counts under power limits, where the card's own were never read, and where they were.
 
 A limit slows a card down by as much as the card would draw above it. The estimate of a pair that nobody measured is of
-datacentre cards; workstation and gaming cards were seen to draw 1.3 to 1.9 times as much in decode
+datacentre cards; workstation and gaming cards were seen to draw 1.3 to 1.7 times as much in decode
 (docs/accuracy/energy.md), and a limit that seems harmless at the estimate then takes a third of the throughput. So:
 
 - before any reading, an estimated pair is planned as if it drew its rated power at any work;
