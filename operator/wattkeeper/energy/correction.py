@@ -95,7 +95,9 @@ class HalfWidths:
     """90 % half-widths in ln: multiples of the model's own spread, and of physics on the trained cards."""
 
     known_model: float
-    new_model: float
+    known_backbone: float
+    """Of another model with the architecture and size of a trained one."""
+    new_backbone: float
     physics: float
 
 
@@ -108,6 +110,7 @@ class Correction:
         self.model, self.trained, self.half_widths = model, trained, half_widths
         self._deployments = tuple(deployments)
         self._models = frozenset(each.model for each in deployments)
+        self._backbones = frozenset(each.groups[1] for each in deployments)
         self._gpus = frozenset(each.gpu for each in deployments)
         self._tables: dict[ServingProfile, dict[Cell, FloatArray]] = {}
 
@@ -231,6 +234,12 @@ class Correction:
             values[:, index] = self._faded(state.profile, np.log(watts[index]), card[index], all_[index], part)
         return found
 
+    def _multiple(self, model: str) -> float:
+        if canonical(model) in self._models:
+            return self.half_widths.known_model
+        known = backbone(model) in self._backbones
+        return self.half_widths.known_backbone if known else self.half_widths.new_backbone
+
     def _faded(
         self, profile: ServingProfile, physical_log: FloatArray, card: FloatArray, near: FloatArray, answer: Predicted
     ) -> FloatArray:
@@ -238,8 +247,7 @@ class Correction:
         trained, widths = self.trained, self.half_widths
         log_watts = answer.prior_log + near * (answer.log_value - answer.prior_log)
         correction = card * np.clip(log_watts - physical_log, trained.residual_low, trained.residual_high)
-        multiple = widths.known_model if canonical(profile.model) in self._models else widths.new_model
-        half = near * multiple * answer.sd_log + (1.0 - near) * widths.physics
+        half = near * self._multiple(profile.model) * answer.sd_log + (1.0 - near) * widths.physics
         if profile.gpu.name not in self._gpus:
             half = np.maximum(half, widths.physics)
         half = card * half + (1.0 - card) * PHYSICS_HALF_WIDTH_LOG

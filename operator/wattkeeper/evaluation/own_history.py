@@ -3,7 +3,7 @@
 A replica of the twin serves hours of uneven traffic, and its power is multiplied by a bias that nothing knows of. What
 its exporters would have told Prometheus is cut into rows as `wattkeeper data from-prometheus` does. The first hours
 train a model as `wattkeeper train --rows` does. Held against it are later runs of the same service, partly at larger
-batches than ever before, and runs of another service with other lengths. Beside it: the model without own rows; that
+batches than ever before, and runs of another service with other lengths. Beside it: a model without own rows; that
 times the mean error of the training rows, the simplest correction there is; and both models conditioned on these rows,
 as the operator does with live readings. A second table shows what the bounds of a steady window cost and bring.
 """
@@ -93,12 +93,12 @@ def evaluate(folder: Path, cards: Cards, *, seed: int, report: Callable[[str], N
     for line in run_rows.summary(rows):
         report(line)
     held = [run_rows.of_histories([each], deployment, per_point=_ALL) for each in (later, other)]
-    report("training with own and public runs")
+    report("training without and with own rows")
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "own.csv"
         known, *asked = (_table(each, path) for each in (rows, *held))
         _table(rows, path)
-        methods = _Methods.of(train.joined(public, path), known, seed=seed)
+        methods = _Methods.of(public, train.joined(public, path), known, seed=seed)
     parts = []
     for history, table in zip(held, asked, strict=True):
         hours = np.array([run.start_seconds // 3600.0 for run in history.runs])
@@ -129,23 +129,22 @@ def _table(history: OwnHistory, path: Path) -> pd.DataFrame:
 class _Methods:
     """All that is compared: models, and what rows of the training say of their errors."""
 
-    shipped: EnergyModel
+    without: EnergyModel
     trained: EnergyModel
     known: pd.DataFrame
 
     @staticmethod
-    def of(both: pd.DataFrame, known: pd.DataFrame, *, seed: int) -> "_Methods":
-        given = fitting.measured(both)
-        payload = fitting.payload(given, np.arange(len(given.rows)), seed=seed)
-        return _Methods(shipped=EnergyModel.load(), trained=EnergyModel(correction_of(payload)), known=known)
+    def of(public: pd.DataFrame, both: pd.DataFrame, known: pd.DataFrame, *, seed: int) -> "_Methods":
+        without, trained = (_trained(runs, seed=seed) for runs in (public, both))
+        return _Methods(without=without, trained=trained, known=known)
 
     def watts(self, asked: pd.DataFrame) -> dict[str, FloatArray]:
         """Of runs, (N,) by method."""
-        shipped, trained = _watts(self.shipped, asked), _watts(self.trained, asked)
+        without, trained = _watts(self.without, asked), _watts(self.trained, asked)
         return {
-            "as shipped": shipped,
-            "shipped x mean error": shipped * np.exp(self._errors_log(self.shipped).mean()),
-            "shipped, live readings": shipped * self._conditioned(self.shipped, asked),
+            "without": without,
+            "without x mean error": without * np.exp(self._errors_log(self.without).mean()),
+            "without, live readings": without * self._conditioned(self.without, asked),
             "trained": trained,
             "trained, live readings": trained * self._conditioned(self.trained, asked),
         }
@@ -161,6 +160,11 @@ class _Methods:
         ]
         mean, _ = calibration.condition(model.kernel, readings, asked["batch"].to_numpy(dtype=np.float64))
         return np.exp(mean)
+
+
+def _trained(runs: pd.DataFrame, *, seed: int) -> EnergyModel:
+    given = fitting.measured(runs)
+    return EnergyModel(correction_of(fitting.payload(given, np.arange(len(given.rows)), seed=seed)))
 
 
 def _watts(model: EnergyModel, table: pd.DataFrame) -> FloatArray:
@@ -242,8 +246,8 @@ def tables(found: Found) -> list[Table]:
             key="held-out",
             title=f"Watts of later runs, power {found.cards.bias:g} times the twin's ({found.training_rows} own rows)",
             note="Mean absolute error in percent of measured watts, and its 90 % interval by a bootstrap over hours. "
-            "Shipped: without own rows; times its mean error on them; conditioned on them, as on live readings. "
-            "Trained: with own rows; and conditioned on them as well.",
+            "Without: trained on public runs alone; times its mean error on own rows; conditioned on them, as on live "
+            "readings. Trained: on both; and conditioned on own rows as well.",
             columns=("runs", "number", *(each.name for each in found.held[0].errors)),
             rows=rows,
         ),
