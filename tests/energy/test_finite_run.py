@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wattkeeper.energy import estimate
+from wattkeeper.energy import estimate, points
 
 
 def run(*, prompt=120.0, output=200.0, cap=1024.0, rate=500.0, requests=1000.0):
@@ -41,3 +41,14 @@ def test_the_cut_lognormal_has_the_mean_that_was_asked_for():
 def test_energy_per_token_falls_with_the_rate():
     joules = [4.0 * each.busy_watts[0] / each.tokens_per_second[0] for each in (run(rate=r) for r in (2.0, 10.0, 50.0))]
     assert joules[0] > 1.5 * joules[1] > 2.0 * joules[2]
+
+
+def test_watts_are_those_of_a_steady_batch_while_nothing_ramps_or_drains():
+    """Requests come for 1,000 s and stay for a few, so that the path is nearly all steady."""
+    steady = run(rate=5.0, requests=5000.0)
+    state = points.closed_loop(
+        steady.points.profile, batch=steady.points.batch, prompt_tokens=np.array([120.0]),
+        output_tokens=np.array([200.0]), multimodal=np.zeros(1),
+    )  # fmt: skip
+    assert steady.tokens_per_second == pytest.approx(1000.0, rel=0.03)
+    assert steady.busy_watts == pytest.approx(state.busy_watts, rel=0.03)

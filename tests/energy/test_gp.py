@@ -51,3 +51,12 @@ def test_the_same_rows_give_the_same_bits():
     rows, residual = made()
     first, second = gp.fit(rows, residual, iterations=8), gp.fit(rows, residual, iterations=8)
     assert (first.weights == second.weights).all()
+
+
+def test_a_run_that_is_far_off_counts_as_one_at_the_bound():
+    rows, residual = made()
+    wild, tamed = residual.copy(), residual.copy()
+    wild[3], tamed[3] = 5.0, 1.0
+    kernel = gp.fit(rows, residual, iterations=3).kernel
+    found, same = (gp.condition(kernel, rows, each, bound=1.0).mean(rows) for each in (wild, tamed))
+    np.testing.assert_array_equal(found, same)

@@ -141,12 +141,13 @@ def test_ranges_say_nothing_where_nothing_was_trained_or_all_was_measured(model)
     assert PHYSICS.trained_ranges() == {}
 
 
-def test_measured_energy_is_not_corrected_and_has_the_tightest_interval():
+def test_measured_energy_is_not_corrected_and_has_a_tighter_interval_than_another_model():
     served = fleet.profile(*fleet.FITTED)
     asked = fleet.query(served, batch=[16.0, 64.0])
     predicted, estimated = SHIPPED.watts([asked])[0], PHYSICS.watts([asked])[0]
     np.testing.assert_allclose(predicted.watts, estimated.watts)
-    unsure = SHIPPED.watts([replace(asked, profile=replace(served, energy_provenance=Provenance.ESTIMATED))])[0]
+    other = replace(served, model="acme/Foo-8B", energy_provenance=Provenance.ESTIMATED)
+    unsure = SHIPPED.watts([replace(asked, profile=other)])[0]
     assert ((predicted.watts - predicted.low_watts) < (unsure.watts - unsure.low_watts)).all()
 
 

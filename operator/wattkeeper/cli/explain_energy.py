@@ -92,7 +92,7 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     profile = reachable.profile_of(spec, status, measured)
     readings, _ = calibrate.readings_of(status, owner, energy.version)
     calibration = Calibration(kernel=energy.kernel, readings=readings) if readings else None
-    request = restated.request(service, spec, status, profile, calibration=calibration)
+    request = restated.request(service, spec, status, profile, calibration=calibration, energy=energy)
     search = examine([request], energy=energy, settings=PlannerSettings())[0].search
     if search is None or search.error:
         why = search.error if search is not None else "a guard holds it, no candidates are weighed"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from wattkeeper.api.inference_service import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
 from wattkeeper.controller import learned
+from wattkeeper.controller.caution import Caution
 from wattkeeper.controller.clock import Clock, from_rfc3339
 from wattkeeper.controller.learning import Learning
 from wattkeeper.domain.engine import EngineChange
@@ -46,6 +47,7 @@ class ServiceState:
     correction: OnlineCorrection
     learning: Learning
     sensor: Sensor = field(default_factory=Sensor)
+    caution: Caution = field(default_factory=Caution)
     seen_since: float
     """When this process first saw the service."""
     workload: Workload | None = None

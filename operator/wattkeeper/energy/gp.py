@@ -8,6 +8,7 @@
 with x the facts (standardised on the training rows) and b log2 of the batch. Groups are what runs have in common
 beyond their facts: model, backbone, task and GPU, deployment. Hyperparameters are those of the largest marginal
 likelihood of the training rows under weak priors (Rasmussen and Williams 2006, eq. 5.8 and 5.9), from one fixed start.
+Residuals may be bounded: runs that are far off are bound by something else than their like.
 """
 
 from collections.abc import Sequence
@@ -107,17 +108,18 @@ class Process:
         return np.asarray(cross @ self.weights), np.sqrt(np.maximum(variance, 0.0))
 
 
-def condition(kernel: Kernel, rows: Inputs, residual: FloatArray) -> Process:
-    """The process that knows `residual` (N,) at `rows`."""
+def condition(kernel: Kernel, rows: Inputs, residual: FloatArray, *, bound: float = np.inf) -> Process:
+    """The process that knows `residual` (N,) at `rows`, within +-`bound`."""
     covariance = kernel.covariance(rows, rows)
     covariance[np.diag_indices_from(covariance)] += np.exp(2 * kernel.noise_log) + _JITTER
     factor = linalg.cholesky(covariance, lower=True, check_finite=False)
-    weights = linalg.cho_solve((factor, True), residual, check_finite=False)
+    weights = linalg.cho_solve((factor, True), np.clip(residual, -bound, bound), check_finite=False)
     return Process(kernel=kernel, rows=rows, weights=weights, factor=factor)
 
 
-def fit(rows: Inputs, residual: FloatArray, *, iterations: int = _MOST_ITERATIONS) -> Process:
-    """Hyperparameters of the largest posterior for N rows, and the process conditioned on them."""
+def fit(rows: Inputs, residual: FloatArray, *, iterations: int = _MOST_ITERATIONS, bound: float = np.inf) -> Process:
+    """Hyperparameters of the largest posterior for N rows, and the process conditioned on them (see `condition`)."""
+    residual = np.clip(residual, -bound, bound)
     centre, spread = rows.facts.mean(axis=0), rows.facts.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)
     facts = (rows.facts - centre) / spread

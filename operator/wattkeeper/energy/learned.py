@@ -21,20 +21,23 @@ from scipy import optimize
 from wattkeeper.domain import boosting
 from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import features, gp, ml_energy_runs, prior, terms
+from wattkeeper.energy import features, gp, intervals, ml_energy_runs, prior, terms
 from wattkeeper.energy.calibration import CalibrationKernel
 from wattkeeper.energy.prior import REFERENCE_POWER_SHARE, Prior
 from wattkeeper.energy.terms import Deployment, Steps
-from wattkeeper.physics import catalogue, profiles
+from wattkeeper.physics import catalogue, profiles, roofline
 
 Target = Literal["J/token", "W per GPU"]
+TARGETS: tuple[Target, ...] = ("J/token", "W per GPU")
 IndexArray = npt.NDArray[np.int_]
-COVERAGE = 0.9
+COVERAGE = intervals.COVERAGE
 INNER_FOLDS = 4
 BOOSTERS = 3
 TREES, LEAVES, RATE = 500, 12, 0.05
 _TERM_LISTS = {"textbook": terms.TEXTBOOK, "full": tuple(range(len(terms.NAMES)))}
 _PROCESS_ITERATIONS = 30
+BOUND_LOG = 0.3
+"""Of residuals that the process learns from; chosen on the development rows among 0.3 and none."""
 _LEAST_SD = 0.01
 _KERNEL_BOUNDS = ((0.01, 1.0), (0.01, 0.5), (0.5, 8.0), (0.01, 0.3))
 """Of level, shape, length in doublings, and noise."""
@@ -48,7 +51,7 @@ class Runs:
     facts: FloatArray
     gpu: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_]
-    """Model, backbone, task and GPU, deployment; (N, 4)."""
+    """Model, backbone, task and GPUs, deployment; (N, 4)."""
     batch: FloatArray
     gpus: FloatArray
     tdp_watts: FloatArray
@@ -129,7 +132,7 @@ def runs_of(table: pd.DataFrame) -> Runs:
         groups=gp.members(
             table["group_model"].tolist(),
             table["group_backbone"].tolist(),
-            (table["task"] + "|" + table["gpu"]).tolist(),
+            (table["task"] + "|" + table["gpu"] + "|" + table["num_gpus"].astype(int).astype(str)).tolist(),
             table["group_curve"].tolist(),
         ),
         batch=table["max_num_seqs"].to_numpy(dtype=np.float64),
@@ -172,7 +175,10 @@ class Priors:
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """Of N runs: ln of the target, its spread before it is scaled, and the prior's part; (N,)."""
+    """Of N runs: ln of the target, its spread before it is scaled, and the prior's part; (N,).
+
+    For a type of GPU that no training run had the error of a pair nobody measured (`roofline`) is in the spread.
+    """
 
     log_value: FloatArray
     sd_log: FloatArray
@@ -181,7 +187,10 @@ class Predicted:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A fitted model of one target. `spread` times `sd_log` is the half-width of the 90 % interval."""
+    """A fitted model of one target.
+
+    `spread` times `sd_log` is the half-width of the 90 % interval, for groups like those that the inner folds held out.
+    """
 
     target: Target
     term_list: str
@@ -201,50 +210,70 @@ class Learned:
         return np.asarray(np.mean([boosting.shares(booster, columns) for booster in self.boosters], axis=0) / 2.0)
 
 
-def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str | None = None) -> Learned:
-    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together.
-
-    `term_list`: the list of terms where it was chosen elsewhere.
-    """
-    term_list = term_list or _chosen(runs, target, inner)
+def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int) -> Learned:
+    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together."""
+    term_list = _chosen(runs, inner)
     used = _TERM_LISTS[term_list]
     priors = Priors.fitted(runs, used)
     residual = runs.log_target(target) - priors.log_value(runs, target)
     columns = priors.columns(runs)
-    process = gp.fit(_inputs(columns, runs), residual, iterations=_PROCESS_ITERATIONS)
-    misses, spreads = np.zeros(len(runs)), np.ones(len(runs))
-    for number in np.unique(inner):
-        train, held = runs[inner != number], runs[inner == number]
-        own = Priors.fitted(train, used)
-        left = train.log_target(target) - own.log_value(train, target)
-        own_columns = own.columns(train)
-        known = gp.condition(process.kernel, _inputs(own_columns, train), left)
-        found = _predicted(target, own, _boosters(own_columns, left, seed=seed), known, held)
-        misses[inner == number] = held.log_target(target) - found.log_value
-        spreads[inner == number] = found.sd_log
+    process = gp.fit(_inputs(columns, runs), residual, iterations=_PROCESS_ITERATIONS, bound=BOUND_LOG)
+    misses, spreads = _inner_misses(runs, target, inner, used, seed=seed)
     return Learned(
         target=target,
         term_list=term_list,
         priors=priors,
         boosters=_boosters(columns, residual, seed=seed),
         process=process,
-        spread=float(np.quantile(np.abs(misses) / spreads, COVERAGE)),
+        spread=intervals.by_unit(np.abs(misses) / spreads, intervals.units(runs.groups, inner)),
         kernel=calibration_kernel(misses, runs.batch, runs.groups[:, 3]),
     )
 
 
-def _chosen(runs: Runs, target: Target, inner: IndexArray) -> str:
-    """The list of terms whose prior is best on inner folds."""
+def spread(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str) -> float:
+    """`Learned.spread` for groups that other inner folds hold out."""
+    misses, spreads = _inner_misses(runs, target, inner, _TERM_LISTS[term_list], seed=seed)
+    return intervals.by_unit(np.abs(misses) / spreads, intervals.units(runs.groups, inner))
+
+
+def _inner_misses(
+    runs: Runs, target: Target, inner: IndexArray, used: Sequence[int], *, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """ln(measured / foreseen) and the spread of each run, by what other folds say alone; (N,)."""
+    misses, spreads = np.zeros(len(runs)), np.ones(len(runs))
+    for number in np.unique(inner):
+        held = inner == number
+        found = _foreseen(runs[~held], runs[held], target, used, seed=seed)
+        misses[held] = runs[held].log_target(target) - found.log_value
+        spreads[held] = found.sd_log
+    return misses, spreads
+
+
+def _foreseen(train: Runs, held: Runs, target: Target, used: Sequence[int], *, seed: int) -> Predicted:
+    """Runs by what others say alone."""
+    priors = Priors.fitted(train, used)
+    residual, columns = train.log_target(target) - priors.log_value(train, target), priors.columns(train)
+    process = gp.fit(_inputs(columns, train), residual, iterations=_PROCESS_ITERATIONS, bound=BOUND_LOG)
+    return _predicted(target, priors, _boosters(columns, residual, seed=seed), process, held)
+
+
+def _chosen(runs: Runs, inner: IndexArray) -> str:
+    """The list of terms whose priors are best on inner folds, for joules and watts together."""
 
     def error(used: Sequence[int]) -> float:
-        misses = []
+        misses = 0.0
         for number in np.unique(inner):
             train, held = runs[inner != number], runs[inner == number]
-            found = Priors.fitted(train, used).log_value(held, target)
-            misses.append(np.abs(np.exp(found - held.log_target(target)) - 1.0))
-        return float(np.concatenate(misses).mean())
+            priors = Priors.fitted(train, used)
+            for target in TARGETS:
+                misses += len(held) * _percentage_error(priors.log_value(held, target), held.log_target(target))
+        return misses
 
     return min(_TERM_LISTS, key=lambda name: error(_TERM_LISTS[name]))
+
+
+def _percentage_error(log_value: FloatArray, truth_log: FloatArray) -> float:
+    return float(np.abs(np.exp(log_value - truth_log) - 1.0).mean())
 
 
 def _predicted(
@@ -253,10 +282,9 @@ def _predicted(
     columns, base = priors.columns(runs), priors.log_value(runs, target)
     trees = np.mean([boosting.predict(booster, columns) for booster in boosters], axis=0)
     mean, sd = process.mean_and_sd(_inputs(columns, runs))
-    noise = np.exp(process.kernel.noise_log)
-    return Predicted(
-        log_value=base + (trees + mean) / 2.0, sd_log=np.maximum(np.hypot(sd, noise), _LEAST_SD), prior_log=base
-    )
+    new_gpu = np.where(np.isin(runs.gpu, list(priors.joules.gpu_deviation)), 0.0, roofline.RELATIVE_ERROR)
+    spread = np.sqrt(np.square(sd) + np.exp(2.0 * process.kernel.noise_log) + np.square(new_gpu))
+    return Predicted(log_value=base + (trees + mean) / 2.0, sd_log=np.maximum(spread, _LEAST_SD), prior_log=base)
 
 
 def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:

@@ -8,7 +8,7 @@ from wattkeeper.domain import boosting
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import features, gp, terms
 from wattkeeper.energy.calibration import CalibrationKernel
-from wattkeeper.energy.learned import Learned, Priors, Target
+from wattkeeper.energy.learned import BOUND_LOG, Learned, Priors, Target
 from wattkeeper.energy.prior import Prior
 
 _DIGITS = 9
@@ -68,6 +68,7 @@ def restored(parts: dict[str, Any]) -> Learned:
         ),
         rows,
         np.array(parts["residual_log"], dtype=np.float64),
+        bound=BOUND_LOG,
     )
     boosters = tuple(boosting.read(str(text)) for text in parts["boosters"])
     if not boosters or not np.isfinite(process.weights).all():

@@ -24,7 +24,6 @@ from wattkeeper.energy.learned import IndexArray, Learned, Runs, Target
 
 MODEL, PRIOR, SHIPPED = "model", "fitted physics", "shipped"
 SPLITS = ("curve", "model", "backbone", "GPU")
-TARGETS: tuple[Target, ...] = ("J/token", "W per GPU")
 FOLDS = 5
 READINGS = (1, 2, 3)
 _SIGMAS = 1.645
@@ -79,7 +78,7 @@ def held_out(
     given = tables(folder)
     found = []
     for split in splits:
-        for target in TARGETS:
+        for target in learned.TARGETS:
             report(f"{data.ML_ENERGY_V3.name}, {target}, unseen {split}")
             found += _split(given, split, target, seed=seed)
     return found

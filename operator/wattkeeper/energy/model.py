@@ -22,14 +22,19 @@ from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
-from wattkeeper.energy.correction import Correction, Deployment, HalfWidths, Range, deployment_groups
+from wattkeeper.energy.correction import (
+    PHYSICS_HALF_WIDTH_LOG,
+    Correction,
+    Deployment,
+    HalfWidths,
+    Range,
+    deployment_groups,
+)
 from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
-PHYSICS_HALF_WIDTH_LOG = 0.6
-"""Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
 MEASURED_HALF_WIDTH_LOG = 0.1
 """Least half-width where the profile's energy was measured: other workloads than the measured one."""
 _REFERENCE_TOLERANCE = 0.03

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from wattkeeper.energy import caps_evaluate, clocks_evaluate, ml_energy_evaluate, nlr_evaluate
+from wattkeeper.energy import caps_evaluate, clocks_evaluate, learned, ml_energy_evaluate, nlr_evaluate
 from wattkeeper.energy.held_out import HeldOut
 
 _DPI = 72
@@ -26,7 +26,7 @@ _DESIGNED = "+2 designed"
 def draw(found: Sequence[HeldOut], folder: Path) -> list[Path]:
     """Write the pictures that the predictions allow into a folder, which is made where it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    joules = [held for held in found if held.target == ml_energy_evaluate.TARGETS[0] and held.calibration == "cold"]
+    joules = [held for held in found if held.target == learned.TARGETS[0] and held.calibration == "cold"]
     runs = [held for held in joules if ml_energy_evaluate.PRIOR in held.predicted]
     limits = [held for held in found if held.target == caps_evaluate.TARGET and held.split in _CARD_SPLITS]
     rates = [held for held in joules if held.series is not None and nlr_evaluate.TREES in held.predicted]

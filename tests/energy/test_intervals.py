@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from wattkeeper.energy import intervals
+
+
+def test_each_group_counts_once_whatever_its_rows():
+    small = np.repeat(0.1, 900)
+    large = np.repeat(1.0, 20)
+    members = np.concatenate([np.repeat("big", 900), [f"group {number}" for number in range(20)]])
+    assert intervals.by_unit(np.concatenate([small, large]), members) == 1.0
+
+
+def test_the_group_to_come_counts_as_one_more():
+    misses = np.arange(1.0, 20.0)
+    members = [f"group {number}" for number in range(19)]
+    assert intervals.by_unit(misses, members) == 18.0, "18 of 19 groups and the one to come are 90 % of 20"
+
+
+def test_with_few_groups_the_largest_miss_is_all_that_can_be_said():
+    assert intervals.by_unit(np.array([0.1, 0.3, 0.2]), ["a", "b", "c"]) == 0.3
+
+
+def test_a_new_group_is_held_in_nine_of_ten():
+    """Groups with a level of their own: rows alone would be too sure."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        members = np.repeat(np.arange(15), rng.integers(3, 40, 15)).astype(np.str_)
+        levels = rng.normal(size=16)
+        misses = np.abs(levels[members.astype(int)] + 0.3 * rng.normal(size=len(members)))
+        width = intervals.by_unit(misses, members)
+        inside.append(np.mean(np.abs(levels[15] + 0.3 * rng.normal(size=50)) <= width))
+    assert np.mean(inside) == pytest.approx(0.93, abs=0.04)
+
+
+def test_units_are_what_folds_hold_out_together():
+    groups = np.array(
+        [["m1", "b1", "t", "c1"], ["m1", "b1", "u", "c2"], ["m2", "b1", "t", "c3"], ["m3", "b2", "u", "c4"]]
+    )
+    assert (intervals.units(groups, np.array([0, 0, 0, 1])) == groups[:, 1]).all()
+    assert (intervals.units(groups, np.array([0, 0, 1, 1])) == groups[:, 0]).all()
+    assert (intervals.units(groups, np.array([0, 1, 2, 3])) == groups[:, 3]).all()
