@@ -48,7 +48,7 @@ def _inputs(rows: Rows) -> gp.Inputs:
 METHODS: dict[str, Method] = {
     MODEL: _model,
     TREES: evaluate.METHODS["hybrid"],
-    **{name: method for name, method in PLAIN.items() if name not in ("physics", "shipped")},
+    **{name: method for name, method in PLAIN.items() if name not in ("physics", TREES)},
     "physics": baselines.scaled_physics,
 }
 WITH_INTERVAL = (MODEL, "log-linear", "LightGBM")
