@@ -94,7 +94,7 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     measured = None if owner is None else (status.profile.model_profile or "", owner.spec)
     profile = reachable.profile_of(spec, status, measured)
     readings, _ = calibrate.readings_of(status, owner, energy.version)
-    calibration = Calibration(kernel=energy.kernel, readings=readings) if readings else None
+    calibration = Calibration(kernel=energy.kernel_of(profile), readings=readings) if readings else None
     request = restated.request(service, spec, status, profile, calibration=calibration, energy=energy)
     search = examine([request], energy=energy, settings=PlannerSettings())[0].search
     if search is None or search.error:
