@@ -6,7 +6,6 @@ import pytest
 
 from tests.controller.test_calibrations import play
 from tests.controller.world import service
-from wattkeeper.controller import loop as loop_of
 from wattkeeper.planner import plan as planning
 
 ESTIMATED = "Qwen/Qwen3-8B"
@@ -22,7 +21,7 @@ def asked(monkeypatch):
         seen.extend(requests)
         return real(requests, **kwargs)
 
-    monkeypatch.setattr(loop_of.planning, "plan", spied)
+    monkeypatch.setattr(planning, "plan", spied)
     return seen
 
 

@@ -40,6 +40,8 @@ class Caution:
             self.factor = None
             return
         found = _read(profile, workload, calibration, cap_watts=cap_watts, model=model)
+        if found is None:
+            return
         self.looked = now
         self.factor = caution.remembered(self.factor, found, unread=caution.unread(profile))
 
@@ -57,11 +59,12 @@ def cautious(
     model: EnergyModel,
 ) -> ServingProfile:
     """The profile with the caution of somebody who knows the readings alone."""
-    known = Caution()
+    found = None
     if calibration is not None:
         found = _read(profile, workload, calibration, cap_watts=cap_watts, model=model)
-        known.factor = caution.remembered(None, found, unread=caution.unread(profile))
-    return known.of(profile)
+    unread = caution.unread(profile)
+    known = None if found is None else caution.remembered(None, found, unread=unread)
+    return Caution(factor=known).of(profile)
 
 
 def _read(
@@ -71,7 +74,7 @@ def _read(
     *,
     cap_watts: float | None,
     model: EnergyModel,
-) -> caution.Read:
+) -> caution.Read | None:
     return caution.from_readings(
         profile,
         calibration,

@@ -25,6 +25,8 @@ _SIGMAS = 1.28
 """Nine in ten such deployments draw less."""
 _AT_LIMIT = 0.9
 """Share of a limit from which on what is drawn may be its doing: it is held as a mean, at busy times alone."""
+_LEAST_WEIGHT = 2.0
+"""Ticks of a busy replica that must stand behind a reading: the first ones see start-ups and half windows."""
 _STEP = 0.05
 """Factors are rounded up to these steps, so that a reading more does not make a new profile."""
 
@@ -51,14 +53,15 @@ def from_readings(
     prompt_tokens: float,
     output_tokens: float,
     cap_watts: float | None,
-) -> Read:
+) -> Read | None:
     """After readings of a deployment with these mean lengths (prefix hits taken off) under a limit (None: without one).
 
     The largest ratio over the batches read of what the deployment draws to the physical estimate, both above the floor.
+    None where no batch was read for long enough.
     """
-    if not calibration.readings:
-        return Read(factor=unread(profile), at_limit=False)
-    batch = np.array([reading.batch for reading in calibration.readings])
+    batch = np.array([reading.batch for reading in calibration.readings if reading.weight >= _LEAST_WEIGHT])
+    if not len(batch):
+        return None
     state = points.closed_loop(
         replace(profile, cap_caution=1.0),
         batch=batch,
