@@ -6,6 +6,8 @@ import pytest
 
 from tests.controller.test_calibrations import play
 from tests.controller.world import service
+from tests.energy import fleet
+from wattkeeper.controller.caution import Caution
 from wattkeeper.planner import plan as planning
 
 ESTIMATED = "Qwen/Qwen3-8B"
@@ -40,3 +42,22 @@ def test_an_estimated_pair_is_planned_at_its_rating_until_it_was_read(world, ask
     assert asked[-1].profile.cap_caution == math.inf
     play(world, ticks=6, watts=420.0)
     assert asked[-1].profile.cap_caution < 2.0
+
+
+def test_an_estimated_pair_is_read_at_full_power_before_it_is_limited(world, asked):
+    world.fleet(replicas=2, rate=4.0)
+    world.create(service(world.namespace, mode="Recommend", model=ESTIMATED))
+    world.tick()
+    assert not asked[-1].power_lever
+    play(world, ticks=6, watts=420.0)
+    assert asked[-1].power_lever
+
+
+def test_nothing_waits_for_watts_that_nobody_measures_or_for_ever():
+    profile = fleet.profile(*fleet.ESTIMATED)
+    unread = {"measured": True, "cap_watts": None, "seen_seconds": 60.0}
+    assert Caution().waits(profile, **unread)
+    for changed in ({"measured": False}, {"cap_watts": 400.0}, {"seen_seconds": 3600.0}):
+        assert not Caution().waits(profile, **unread | changed)
+    assert not Caution(factor=1.2).waits(profile, **unread)
+    assert not Caution().waits(fleet.profile(*fleet.FITTED), **unread)

@@ -171,4 +171,5 @@ def _outside(each: UntrainedFactor | Untrained) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+    """Three digits, and all of a number of up to seven."""
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:.3g}"

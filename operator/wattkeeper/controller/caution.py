@@ -1,5 +1,6 @@
 """The profile that plans and replays of a service go by: its own, with caution about what a limit would do to it."""
 
+import math
 from dataclasses import dataclass, replace
 
 from wattkeeper.controller.resolve import Service
@@ -12,6 +13,8 @@ from wattkeeper.physics.profile import ServingProfile
 
 _REFRESH_SECONDS = 60.0
 """Decision time between two looks at the readings: they are a mean over minutes."""
+_MOST_WAIT_SECONDS = 600.0
+"""Decision time; a replica that is busy a twentieth of the time is read by then."""
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,15 @@ class Caution:
             return
         self.looked = now
         self.factor = caution.remembered(self.factor, found, unread=caution.unread(profile))
+
+    def waits(self, profile: ServingProfile, *, measured: bool, cap_watts: float | None, seen_seconds: float) -> bool:
+        """True where power is better left alone: at full power a reading is on its way that a limit would spoil.
+
+        For `_MOST_WAIT_SECONDS` at most, `seen_seconds` being how long the service has been looked at, and not where
+        no watts are `measured` or a limit is in force already.
+        """
+        unread = self.factor is None and math.isinf(caution.unread(profile))
+        return unread and measured and cap_watts is None and seen_seconds < _MOST_WAIT_SECONDS
 
     def of(self, profile: ServingProfile) -> ServingProfile:
         """With the caution that was found, or as much as an unread deployment needs."""

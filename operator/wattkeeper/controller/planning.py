@@ -81,7 +81,14 @@ class Planning:
         learnt = self.calibrations.calibration(service, wall=self.clock.wall()) if state.correction.trusted else None
         cap = entry.current.power_cap_watts
         state.caution.look(service, observation, learnt, cap_watts=cap, model=self.energy, now=now)
+        reading = state.caution.waits(
+            service.profile,
+            measured=observation.power_watts is not None,
+            cap_watts=cap,
+            seen_seconds=now - state.seen_since,
+        )
         enforcing = service.spec.mode is Mode.ENFORCE
+        usable = entry.report is not None and (entry.report.usable or not enforcing)
         # While new arguments are watched no replica goes: a dip of its making would be blamed on them.
         watching = read_note(service.target) is not None
         return PlanRequest(
@@ -97,7 +104,7 @@ class Planning:
             memory=state.memory(),
             ready_replicas=service.ready_replicas,
             startup_seconds=startup,
-            power_lever=entry.report is not None and (entry.report.usable or not enforcing),
+            power_lever=usable and not reading,
             rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
             trusted=state.correction.trusted and state.sensor.trusted and self.energy.trusted,
             margin=state.latency_margin,
