@@ -126,8 +126,11 @@ def test_caps_that_cannot_be_written_are_told(two):
 
 def break_for(world, monkeypatch, where: str, name: str) -> None:
     """One step of the loop fails for one service in a way that nobody foresaw."""
-    loop = world.operator.loop
-    real = getattr(loop, where)
+    part = world.operator.loop
+    *parts, method = where.split(".")
+    for each in parts:
+        part = getattr(part, each)
+    real = getattr(part, method)
 
     def step(argument, *rest, **named):
         entries = argument if isinstance(argument, list) else [argument]
@@ -135,10 +138,13 @@ def break_for(world, monkeypatch, where: str, name: str) -> None:
             raise ZeroDivisionError("made up by the test")
         return real(argument, *rest, **named)
 
-    monkeypatch.setattr(loop, where, step)
+    monkeypatch.setattr(part, method, step)
 
 
-@pytest.mark.parametrize("where", ["_observe", "_account", "_plan", "_act", "_request", "_rollout_allowed"])
+@pytest.mark.parametrize(
+    "where",
+    ["observer.observe", "_account", "planning.plan", "_act", "planning._request", "planning._rollout_allowed"],
+)
 def test_what_goes_wrong_with_one_service_is_its_own_affair(two, monkeypatch, where):
     world = two
     break_for(world, monkeypatch, where, "chat")
@@ -184,7 +190,7 @@ def test_a_failing_service_has_its_caps_released(world, monkeypatch):
     world.create(service(world.namespace, levers={"powerCap": {"min": "350W", "max": "700W"}}))
     world.tick(2)
     assert world.caps()
-    break_for(world, monkeypatch, "_plan", "chat")
+    break_for(world, monkeypatch, "planning.plan", "chat")
     world.tick()
     assert world.caps() == []
 

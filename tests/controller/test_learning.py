@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.physics import engines
 from tests.telemetry.servers import Server
 from wattkeeper.api.inference_service import ProfileStatus
-from wattkeeper.controller import learning
-from wattkeeper.controller.learning import Learned, Learning
+from wattkeeper.controller import learned, learning
+from wattkeeper.controller.learned import Learned
+from wattkeeper.controller.learning import Learning
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.observation import EngineCounters, GpuReading, KvCacheInfo, PodReading
 from wattkeeper.domain.plan import Target
@@ -197,7 +198,7 @@ def test_a_load_that_does_not_tell_the_terms_says_so_and_teaches_the_level():
     assert float(step.step_seconds(planned.iteration, **work)) == pytest.approx(
         float(step.step_seconds(TRUE, **work)), rel=0.05
     )
-    assert "does not tell" in learning.describe(made.learned, made.dropped)
+    assert "does not tell" in learned.describe(made.learned, made.dropped)
 
 
 def test_a_nearly_idle_service_keeps_its_profile():
@@ -205,7 +206,7 @@ def test_a_nearly_idle_service_keeps_its_profile():
     made, planned = follow(Pages(lambda _: 0.3, seconds=600.0).from_prometheus(), base)
     assert made.learned.state in ("NotStarted", "TooFewWindows")
     assert planned is base
-    assert "left out for" in learning.describe(made.learned, made.dropped)
+    assert "left out for" in learned.describe(made.learned, made.dropped)
 
 
 def bare(snapshot, **changes):
@@ -246,7 +247,7 @@ def test_readings_without_counters_at_all():
     made, planned = follow(snapshots, base)
     assert planned is base
     assert made.learned.state == "NoSeries"
-    assert "serve no" in learning.describe(made.learned, made.dropped)
+    assert "serve no" in learned.describe(made.learned, made.dropped)
 
 
 def test_nothing_is_learnt_during_a_roll_out_or_under_an_unknown_clock(long_answers):
@@ -292,8 +293,8 @@ def test_the_clock_of_a_locked_card_counts():
 def test_what_was_learnt_survives_a_restart_and_nothing_else(long_answers):
     base = estimated(engines.wrong(TRUE, 1.4, 0.7, 1.6))
     made, planned = follow(itertools.islice(long_answers.from_prometheus(), 400), base)
-    kept = learning.to_status(made.learned, planned)
-    again = Learning(seed="x", learned=learning.from_status(ProfileStatus.model_validate(kept.model_dump())))
+    kept = learned.to_status(made.learned, planned)
+    again = Learning(seed="x", learned=learned.from_status(ProfileStatus.model_validate(kept.model_dump())))
     assert again.profile_of(base, ENGINE).iteration == planned.iteration
     again.conclude(0.0)
     again.conclude(100.0)
@@ -306,9 +307,9 @@ def test_what_was_learnt_survives_a_restart_and_nothing_else(long_answers):
     fp8 = dataclasses.replace(ENGINE, kv_cache_dtype="fp8")
     follow(long_answers.from_prometheus(), base, made=again)
     assert again.profile_of(base, fp8) is base
-    assert learning.from_status(ProfileStatus(refit="PoorFit")).state == learning.NOT_STARTED
+    assert learned.from_status(ProfileStatus(refit="PoorFit")).state == learned.NOT_STARTED
     wild = ProfileStatus(refit="Identified", d0_factor=40.0, learned_of="x")
-    assert learning.from_status(wild).state == learning.NOT_STARTED
+    assert learned.from_status(wild).state == learned.NOT_STARTED
 
 
 def test_arguments_of_the_scheduler_keep_what_was_learnt(long_answers):
@@ -329,7 +330,7 @@ def test_a_poor_fit_widens_and_changes_no_coefficient(long_answers):
     assert planned.iteration == fitted.iteration
     assert planned.provenance is Provenance.ESTIMATED
     assert planned.relative_error >= 0.25
-    assert "do not fit" in learning.describe(made.learned, made.dropped)
+    assert "do not fit" in learned.describe(made.learned, made.dropped)
     _, planned = follow(shown, estimated(TRUE))
     assert planned.relative_error > 0.25, "wider than the estimate alone"
 
@@ -447,7 +448,7 @@ def test_no_counters_however_odd_break_it(strange, mhz, speed_up):
     made, planned = follow(shown, base, made=Learning(seed="x", speed_up=float(speed_up)))
     assert all(math.isfinite(value) and value > 0 for value in made.learned.factors)
     assert planned.relative_error > 0
-    learning.to_status(made.learned, planned)
+    learned.to_status(made.learned, planned)
 
 
 def test_a_sped_up_world_is_measured_in_its_own_seconds(long_answers):

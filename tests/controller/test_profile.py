@@ -9,10 +9,10 @@ import pytest
 
 from tests.controller.world import reading, service
 from wattkeeper.api.inference_service import InferenceServiceStatus
-from wattkeeper.controller import loop
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.observation import EngineCounters
 from wattkeeper.physics import profiles, step
+from wattkeeper.planner import plan as planner
 
 BASE = profiles.serving_profile(
     model="meta-llama/Llama-3.1-8B-Instruct", accelerator="h100-sxm", gpus_per_replica=1, engine=EngineSettings()
@@ -81,13 +81,13 @@ def play(world, engine, *, ticks, begin=0):
 @pytest.fixture
 def asked(monkeypatch):
     """Profiles that plans were asked for with."""
-    seen, plan = [], loop.planning.plan
+    seen, plan = [], planner.plan
 
     def watched(requests, **options):
         seen.extend(request.profile for request in requests)
         return plan(requests, **options)
 
-    monkeypatch.setattr(loop.planning, "plan", watched)
+    monkeypatch.setattr(planner, "plan", watched)
     return seen
 
 
@@ -140,13 +140,13 @@ def test_without_the_series_the_profile_stays_and_says_why(world, asked):
 
 
 def test_recorded_arrivals_reach_the_planner(world, monkeypatch):
-    seen, plan = [], loop.planning.plan
+    seen, plan = [], planner.plan
 
     def watched(requests, **options):
         seen.extend(request.observation for request in requests)
         return plan(requests, **options)
 
-    monkeypatch.setattr(loop.planning, "plan", watched)
+    monkeypatch.setattr(planner, "plan", watched)
     world.fleet(replicas=2, rate=4.0)
     world.create(service(world.namespace, mode="Recommend"))
     play(world, Engine(), ticks=3)

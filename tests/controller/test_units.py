@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from wattkeeper.api.factors import FactorsStatus
 from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus
 from wattkeeper.api.node_power_cap import CapEntry, DeviceStatus
 from wattkeeper.controller import caps, logs, note, publish, rollout, status
@@ -265,6 +266,13 @@ def test_a_status_patch_holds_only_what_changed():
     before = InferenceServiceStatus(phase="Ready", observed_generation=1)
     assert publish.status_patch(before, before) == {}
     assert publish.status_patch(before, before.model_copy(update={"phase": "Paused"})) == {"phase": "Paused"}
+
+
+def test_factors_that_drift_are_no_reason_to_write_and_one_that_vanished_is_taken_out():
+    before = InferenceServiceStatus(factors=FactorsStatus(time="a", values={"batch": "4", "gpu": "x"}))
+    after = before.model_copy(update={"factors": FactorsStatus(time="b", values={"batch": "5"})})
+    assert publish._steady(after, before) == publish._steady(before, before)
+    assert publish.status_patch(before, after) == {"factors": {"time": "b", "values": {"batch": "5", "gpu": None}}}
 
 
 def test_a_decision_in_words():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wattkeeper.energy import caps, caps_evaluate, caps_methods, clocks_evaluate
+from wattkeeper.energy import caps, caps_evaluate, caps_methods, caps_operator, clocks_evaluate
 from wattkeeper.energy.caps import CapCurve, CapFacts
 from wattkeeper.energy.caps_baselines import BASELINES
 
@@ -92,3 +92,24 @@ def test_locked_clocks_are_relative_to_the_highest_one(data_folder):
     assert top.x is not None
     assert list(top.x) == [180, 667, 1147, 1635, 2122, 2602]
     assert top.measured[-1] == pytest.approx((716.51 + 878.75) / (805.21 + 965.95))
+
+
+def test_the_operator_without_readings_is_not_faster_than_with_belief(data_folder):
+    for known in caps_evaluate.curves(data_folder):
+        unread, believing = (
+            caps_operator.relative(caps_methods.hidden(known).facts, known.cap_watts, cautious=cautious)
+            for cautious in (True, False)
+        )
+        assert (unread <= believing + 1e-3).all()
+        assert unread[-1] <= 1.0 + 1e-9
+
+
+def test_the_operator_is_conservative_on_cards_it_never_read(data_folder):
+    """One card in four, under prompts and under one model, falls faster than the law says: docs/accuracy/energy.md."""
+    fast = {}
+    for known in caps_evaluate.curves(data_folder):
+        planned = caps_operator.relative(caps_methods.hidden(known).facts, known.cap_watts)
+        fast.setdefault(known.facts.gpu, []).append(planned / known.relative - 1.0 > 0.02)
+    shares = {card: float(np.concatenate(of).mean()) for card, of in fast.items()}
+    assert all(share == 0.0 for card, share in shares.items() if card != "RTX3090")
+    assert shares["RTX3090"] < 0.25

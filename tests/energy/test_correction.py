@@ -70,7 +70,17 @@ def test_a_card_unlike_the_trained_ones_is_left_to_physics():
     made = fresh()
     (found,) = made.at([loop(fleet.OTHER_GPU, batch=[8.0, 64.0])])
     assert not found[0].any()
-    assert (found[1] == made.half_widths.physics).all()
+    assert (found[1] == correction.PHYSICS_HALF_WIDTH_LOG).all()
+
+
+def test_less_is_known_of_models_further_off():
+    made = fresh()
+    mistral = ("mistralai/Mistral-7B-Instruct-v0.3", "nvidia-h100-sxm", 1)
+    known, sibling, new = (
+        made.at([loop(pair, batch=[32.0])])[0][1][0]
+        for pair in (KNOWN, ("Qwen/Qwen3-32B-FP8", "nvidia-b200", 1), mistral)
+    )
+    assert known < sibling < new
 
 
 def test_a_card_between_the_trained_ones_has_a_wide_interval():
@@ -120,7 +130,15 @@ def test_the_nearest_task_of_a_known_deployment_is_taken():
     state = loop(KNOWN, batch=[8.0], prompt=2**one.log2_prompt, output=2**one.log2_output)
     assert made.runs([state]).groups[0].tolist() == list(one.groups)
     other = made.runs([loop(("Qwen/Qwen3-32B", "nvidia-b200", 8), batch=[8.0])]).groups[0]
-    assert other.tolist() == ["Qwen/Qwen3-32B", "qwen3-32b", "|nvidia-b200", ""]
+    assert other.tolist() == ["Qwen/Qwen3-32B", "qwen3-32b", "|nvidia-b200|8", ""]
+
+
+def test_caution_about_limits_changes_no_correction_and_makes_no_table():
+    made, state = fresh(), loop(KNOWN, batch=[8.0, 64.0])
+    before = made.at([state])[0]
+    careful = replace(state, profile=replace(state.profile, cap_caution=float("inf")))
+    np.testing.assert_array_equal(made.at([careful])[0], before)
+    assert len(made._tables) == 1
 
 
 def test_tables_do_not_pile_up(monkeypatch):

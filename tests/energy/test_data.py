@@ -111,6 +111,7 @@ def test_failed_runs_are_left_out_and_named(tmp_path):
     table = data.load_nlr(folder, check=False)
     assert table["joules_per_token"].tolist() == [1.25, 1.25]
     assert table["group_workload"].tolist() == ["short prompts|256"] * 2
+    assert table["inter_token_seconds"].tolist() == [0.02, 0.02]
     assert [str(row) for row in data.failed_runs(folder)] == [
         "energy/nlr-h100/inference_online_finite_llama3_70b.csv, row 2: the run failed (run_completed is False)"
     ]
@@ -124,6 +125,7 @@ def test_failed_runs_are_left_out_and_named(tmp_path):
         ({"mean_power[W]": 2.0}, "the watts are below those of an idle card"),
         ({"duration": 10.0}, "tokens per second, time and watts do not agree"),
         ({"total_output_tokens": 0}, "output_tokens is missing, zero"),
+        ({"mean_power[W]": 4300.0}, "over what these cards and their host can draw"),
         ({"hf-output-len": 0}, "output_cap_tokens is zero"),
     ],
 )

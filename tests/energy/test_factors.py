@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mypy.api
 import numpy as np
 import pytest
@@ -91,11 +93,24 @@ def test_at_full_clock_is_the_estimate_without_lock_and_cap():
     np.testing.assert_allclose(full.busy_watts, plain.busy_watts)
 
 
+def test_a_clock_that_is_only_feared_saves_no_watts():
+    """The check slowed steps down for caution; the watts are those at the lock, or the limit."""
+    served = fleet.profile(*fleet.ESTIMATED)
+    batch = [16.0, 64.0, 200.0]
+    slowed = fleet.query(replace(served, cap_caution=2.0), batch=batch, clock=0.6, cap=420.0)
+    feared = replace(slowed, candidates=replace(slowed.candidates, clock_ratio=np.ones(3)))
+    state, _ = points.of_queries([feared])
+    free, _ = points.of_queries([fleet.query(served, batch=batch)])
+    np.testing.assert_allclose(state.step_seconds, free.step_seconds)
+    np.testing.assert_allclose(state.busy_watts, np.minimum(free.busy_watts, 420.0))
+    locked, _ = points.of_queries([slowed])
+    assert (locked.clock_ratio == 0.6).all()
+    assert (locked.busy_watts < state.busy_watts).all()
+
+
 def test_a_prefix_hit_takes_prompt_tokens_off():
     served = fleet.profile(*fleet.ESTIMATED)
     asked = fleet.query(served, batch=8.0)
-    from dataclasses import replace
-
     hit = replace(asked, workload=replace(asked.workload, prefix_hit_ratio=0.75))
     state, _ = points.of_queries([hit])
     assert state.prompt_tokens[0] == 100.0

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattkeeper.energy import baselines, caps_evaluate, caps_methods, data, estimate, evaluate, factors
+from wattkeeper.energy import baselines, caps_evaluate, caps_methods, data, estimate, evaluate, factor_schema, factors
 from wattkeeper.energy.cap_beliefs import SampledLaw
-from wattkeeper.energy.factors import Known
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,9 @@ def test_no_method_sees_the_target_of_held_out_rows(runs):
 
 
 def test_all_factors_are_known_before_acting():
-    assert {factor.known for factor in factors.FACTORS} <= set(Known)
+    outcomes = {outcome.name for outcome in factor_schema.OUTCOMES}
+    assert outcomes
+    assert not outcomes & set(factors.NAMES)
     assert not any("measured" in factor.description for factor in factors.FACTORS)
 
 

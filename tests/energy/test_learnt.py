@@ -94,3 +94,9 @@ def test_bins_that_make_no_sense_are_left_out():
         LearntBin(batch=16.1, error_log=0.2, weight=1.0, seconds=1.0),
     ]
     assert LearntReadings.of([*bad, good]).bins == (good,)
+
+
+def test_a_reading_weighs_half_after_two_weeks():
+    state = after([at(16.0, BIAS)])
+    (now,), (later,) = state.readings(1e6), state.readings(1e6 + 14 * 86_400)
+    assert later.weight == pytest.approx(now.weight / 2)

@@ -141,12 +141,13 @@ def test_ranges_say_nothing_where_nothing_was_trained_or_all_was_measured(model)
     assert PHYSICS.trained_ranges() == {}
 
 
-def test_measured_energy_is_not_corrected_and_has_the_tightest_interval():
+def test_measured_energy_is_not_corrected_and_has_a_tighter_interval_than_another_model():
     served = fleet.profile(*fleet.FITTED)
     asked = fleet.query(served, batch=[16.0, 64.0])
     predicted, estimated = SHIPPED.watts([asked])[0], PHYSICS.watts([asked])[0]
     np.testing.assert_allclose(predicted.watts, estimated.watts)
-    unsure = SHIPPED.watts([replace(asked, profile=replace(served, energy_provenance=Provenance.ESTIMATED))])[0]
+    other = replace(served, model="acme/Foo-8B", energy_provenance=Provenance.ESTIMATED)
+    unsure = SHIPPED.watts([replace(asked, profile=other)])[0]
     assert ((predicted.watts - predicted.low_watts) < (unsure.watts - unsure.low_watts)).all()
 
 
@@ -200,3 +201,10 @@ def test_what_was_measured_at_one_batch_says_less_of_another():
     plain = SHIPPED.watts([asked])[0]
     found = SHIPPED.watts([replace(asked, calibration=calibrated(math.log(1.2)))])[0]
     assert 1.05 < float(found.watts[0] / plain.watts[0]) < 1.19
+
+
+def test_more_is_open_on_a_card_that_nobody_measured():
+    known, new = (SHIPPED.kernel_of(fleet.profile("Qwen/Qwen3-14B", gpu, 1)) for gpu in ("nvidia-b200", "nvidia-l40s"))
+    assert new.level_sd_log > 1.5 * known.level_sd_log
+    assert new.noise_sd_log == known.noise_sd_log
+    assert PHYSICS.kernel_of(fleet.profile(*fleet.FITTED)) == SHIPPED.kernel_of(None)

@@ -41,3 +41,15 @@ def test_what_matters_more_draws_the_point():
 def test_weights_that_do_not_fit_are_an_error():
     with pytest.raises(ValueError, match="one weight for each"):
         suggest(KERNEL, [], BATCH, ONES[:2], easy=NONE, most=1)
+
+
+def test_the_noise_of_a_reading_stays_in_the_interval():
+    """However much was measured, what the next reading scatters by is left."""
+    known = [Reading(batch=float(batch), error_log=0.0, weight=1e6) for batch in BATCH]
+    assert half_width_log(KERNEL, known, BATCH, ONES) == pytest.approx(1.645 * 0.03, rel=0.01)
+
+
+def test_a_point_that_is_worth_little_is_not_taken_because_it_is_easy():
+    """At the end of the range a reading is worth about half of one in the middle."""
+    kernel = CalibrationKernel(level_sd_log=0.05, shape_sd_log=0.3, length_log2_batch=1.5, noise_sd_log=0.03)
+    assert BATCH[suggest(kernel, [], BATCH, ONES, easy=BATCH == 2.0, most=1)[0].index] != 2.0

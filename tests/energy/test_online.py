@@ -102,3 +102,10 @@ def test_state_stays_bounded_and_survives_a_restart(pairs):
 )
 def test_a_status_that_cannot_be_read_is_a_fresh_start(stored):
     assert OnlineCorrection.from_dict(stored) == OnlineCorrection()
+
+
+@pytest.mark.parametrize(("scatter", "trusted"), [(0.15, True), (0.4, False)])
+def test_how_much_scatter_costs_trust(scatter, trusted):
+    """An average distance of a quarter (natural logarithm) to the bias is the bound."""
+    state = _after([math.exp(scatter), math.exp(-scatter)] * 100)
+    assert state.trusted is trusted

@@ -184,3 +184,13 @@ def test_a_jump_that_stays_is_taken_for_real_unless_it_is_twofold(factor, accept
     before = run(noisy(40, bias=0.7))[-1]
     states = run(noisy(NEW_NORMAL_TICKS + 10, bias=0.7 * factor), before)
     assert states[-1].trusted is accepted
+
+
+@pytest.mark.parametrize(
+    ("watts", "fault"),
+    [(1.15 * 700.0, None), (1.3 * 700.0, Fault.ABOVE_LIMIT), (0.4 * 70.0, None), (0.2 * 70.0, Fault.ZERO)],
+)
+def test_what_no_card_can_draw_is_told_from_what_a_sensor_overshoots(watts, fault):
+    """A fifth over the limit is an overshoot, more is not; a serving card below a third of its idle power is off."""
+    states = run([tick(watts, predicted=watts)] * 3)
+    assert states[-1].fault is fault

@@ -211,3 +211,10 @@ def test_own_rows_join_the_public_ones(data_folder, tmp_path):
     )
     with pytest.raises(DataFileError, match="rows with node_watts alone must be left out"):
         train.joined(public, path)
+
+
+def test_coverage_is_judged_by_the_misses_of_other_folds():
+    """A fold whose misses are twice as large as the others' is not covered by its own quantile."""
+    logs = np.concatenate([np.linspace(0.0, 0.1, 50), np.linspace(0.0, 0.1, 50), np.linspace(0.5, 0.6, 50)])
+    fold = np.repeat([0, 1, 2], 50)
+    assert evaluate._coverage(logs, fold) == pytest.approx(2 / 3, abs=0.01)

@@ -121,7 +121,7 @@ def test_what_no_program_can_fetch(folder):
 def test_every_set_is_named_once_and_downloads_make_a_full_copy():
     assert len({each.name for each in public_data.ALL}) == len(public_data.ALL)
     for each in public_data.ALL:
-        if each.downloads:
+        if each.downloads and each.convert is None:
             assert tuple(download.target for download in each.downloads) in each.copies, each.name
     with pytest.raises(DataFileError, match="no public data is called nope; known are ml-energy-v3"):
         public_data.find(["nope"])
@@ -247,3 +247,20 @@ def test_a_changed_kernel_table_and_an_impossible_row(tmp_path):
     path.write_text(path.read_text().replace("1.0", "-1.0", 1))
     with pytest.raises(RefusedRowsError, match=r"mlp_h100_Llama-2-7b-hf\.csv, row 1: time_stats"):
         kernel_data.load(kernel_data.LAYERS, tmp_path, check=False)
+
+
+def test_what_is_converted_arrives_as_one_file(upstream, folder):
+    def convert(arrived, data):
+        (data / "set").mkdir()
+        (data / "set/flat.csv").write_bytes(b"".join((arrived / name).read_bytes() for name in ("one", "two")))
+
+    made = wanted(
+        copies=(("set/flat.csv",),),
+        downloads=tuple(Download(path=f"o/r/c/{name}.csv", target=name) for name in ("one", "two")),
+        convert=convert,
+        read=lambda where, _: Content(rows=len((where / "set/flat.csv").read_bytes())),
+    )
+    lines = []
+    fetch_data.fetch(made, folder, base_url=upstream[1], report=lines.append)
+    assert lines == ["some: fetched 2 files, content as expected"]
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*")] == ["set", "set/flat.csv"]

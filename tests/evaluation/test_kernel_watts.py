@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from wattkeeper.cli import main
 from wattkeeper.evaluation import kernel_data, kernel_watts
 from wattkeeper.evaluation.kernel_watts import Kernels
-from wattkeeper.physics import catalogue, roofline
+from wattkeeper.physics import catalogue, kv, roofline
 
 H200, B200 = catalogue.gpu("nvidia-h200-sxm"), catalogue.gpu("nvidia-b200")
 
@@ -45,8 +45,6 @@ def test_the_shares_are_those_that_the_roofline_composes_energy_from():
     none = dataclasses.replace(
         roofline.Constants(), **dict.fromkeys(("compute", "step_seconds", "layer_seconds", "sequence_seconds"), 0.0)
     )
-    from wattkeeper.physics import kv
-
     demand = kv.demand(spec, tensor_parallel=1)
     energy = roofline.energy(spec, H200, shards=1, demand=demand, constants=none)
     iteration = roofline.iteration(spec, H200, shards=1, demand=demand, constants=none)

@@ -130,6 +130,42 @@ def test_a_higher_cap_never_lowers_the_clock(profile, work, cap, extra):
     assert low <= high + 1e-3
 
 
+@given(st.sampled_from(PROFILES), work_strategy, st.floats(50, 1200), st.floats(1.0, 5.0))
+def test_caution_only_lowers_the_clock_and_nothing_without_a_limit(profile, work, cap, caution):
+    wary = replace(profile, cap_caution=caution)
+    believed, feared = (float(power.clock_under_cap(each, power_cap_watts=cap, **work)) for each in (profile, wary))
+    assert feared <= believed + 1e-3
+    free, alike = (float(power.clock_under_cap(each, power_cap_watts=np.nan, **work)) for each in (profile, wary))
+    assert alike == pytest.approx(free, abs=1e-3)
+
+
+def test_without_any_belief_a_limit_bites_as_on_a_card_at_its_rating(small):
+    """Light decode estimated at 486 W of 700 W: at 560 W nothing happens, unless the card may draw 700 W."""
+    work = {"prefill_tokens": 0.0, "decode_sequences": 8.0, "kv_tokens": 4000.0}
+    wary = replace(small, cap_caution=np.inf)
+    assert power.clock_under_cap(small, power_cap_watts=560.0, **work) == 1.0
+    ratio = power.clock_under_cap(wary, power_cap_watts=560.0, **work)
+    assert ratio < 0.9
+    seconds, full = (step.step_seconds(small.iteration, clock_ratio=each, **work) for each in (ratio, 1.0))
+    estimate, most = (
+        power.step_joules(small, step_seconds=time, clock_ratio=each, **work) / time
+        for time, each in ((seconds, ratio), (full, 1.0))
+    )
+    static = small.energy.static_watts
+    factor = (700.0 - static) / (most - static)
+    floor = power.floor_watts(small, ratio)
+    assert floor + factor * (estimate - floor) == pytest.approx(560.0, rel=2e-3)
+
+
+def test_twice_the_dynamic_watts_are_at_most_the_rating(small):
+    wary = replace(small, cap_caution=2.0)
+    assert power.caution_factor(wary, lambda: 300.0) == 2.0
+    static = small.energy.static_watts
+    assert power.caution_factor(wary, lambda: 600.0) == pytest.approx((700.0 - static) / (600.0 - static))
+    assert power.caution_factor(wary, lambda: 900.0) == 1.0
+    assert power.caution_factor(small, lambda: 1 / 0) == 1.0
+
+
 def test_shapes_broadcast(small):
     result = step.step_seconds(
         small.iteration, prefill_tokens=0.0, decode_sequences=np.arange(3.0), kv_tokens=0.0, clock_ratio=[[1.0], [0.5]]

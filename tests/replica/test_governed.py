@@ -1,5 +1,8 @@
 """A replica under a power cap: the clock that its work leaves."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,3 +68,16 @@ def test_what_can_never_run_ends_nothing():
     tiny = ReplicaConfig(iteration=H100_8B.iteration, max_num_seqs=4, max_num_batched_tokens=64, kv_blocks=40)
     outcome, _ = governed.simulate(tiny, requests, profile=H100_8B, power_cap_watts=300.0)
     assert outcome.refused.any() and np.isfinite(outcome.finish_seconds[~outcome.refused]).all()
+
+
+@pytest.mark.parametrize("lock", [1.0, 0.8])
+@pytest.mark.parametrize("caution", [1.3, math.inf])
+def test_the_replay_is_as_cautious_as_the_power_model(caution, lock):
+    wary = replace(H100_8B, cap_caution=caution)
+    composition = {"prefill_tokens": 0.0, "decode_sequences": 8.0, "kv_tokens": 8000.0}
+    governor = governed.Governor(wary, power_cap_watts=450.0, clock_ratio=lock)
+    for _ in range(2):
+        ratio, _ = governor.clock(prefill=0.0, decodes=8.0, kv_tokens=8000.0, products=0.0)
+    known = float(power.clock_under_cap(wary, power_cap_watts=450.0, clock_ratio=lock, **composition))
+    assert known - 0.02 <= ratio <= known + 1e-6
+    assert ratio < float(power.clock_under_cap(H100_8B, power_cap_watts=450.0, clock_ratio=lock, **composition))

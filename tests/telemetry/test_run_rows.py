@@ -1,6 +1,7 @@
 """From a simulated service through its own pages and a Prometheus to rows: what was true, or why there is none."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.telemetry.twin_history import EPOCH, MODEL, record
-from wattkeeper.cli import main
+from wattkeeper.cli import main, own_history
 from wattkeeper.domain.errors import DataFileError, TelemetryError, UnknownAcceleratorError
 from wattkeeper.energy import own_rows
 from wattkeeper.telemetry import run_rows
@@ -235,13 +236,32 @@ def test_two_models_must_be_told_apart(small):
     assert collect(small, only).replicas == 1
 
 
-def test_data_parallel_ranks_are_not_one_engine(small):
-    for labels, points in list(small.store.series.items()):
+def test_data_parallel_ranks_are_one_replica():
+    recorded = record(((0, 12.0), (600, 12.0)), pods=1, gpus=2)
+    alone = collect(recorded)
+    for labels, points in list(recorded.store.series.items()):
         named = dict(labels)
         if named.get("engine") == "0":
+            recorded.store.series[frozenset((named | {"engine": "1"}).items())] = points
+    found = collect(recorded)
+    assert (found.engines, found.gpus) == (2, 2)
+    row, half = found.rows().iloc[0], alone.rows().iloc[0]
+    assert (row["tensor_parallel"], row["data_parallel"], half["data_parallel"]) == (1, 2, 1)
+    for name in ("batch", "tokens_per_second", "requests_per_second"):
+        assert row[name] == pytest.approx(2.0 * half[name], rel=1e-4)
+    for name in ("inter_token_seconds", "gpu_watts", "prompt_tokens", "output_tokens"):
+        assert row[name] == pytest.approx(half[name], rel=1e-4)
+
+
+def test_engines_that_do_not_fit(small):
+    for labels, points in list(small.store.series.items()):
+        named = dict(labels)
+        if named.get("engine") == "0" and named["pod"] == "chat-0":
             small.store.series[frozenset((named | {"engine": "1"}).items())] = points
-    with pytest.raises(TelemetryError, match=r"chat-0 of team/chat runs 2 engines \(data-parallel ranks\)"):
+    with pytest.raises(TelemetryError, match=r"different numbers of engines \(chat-1: 1, chat-0: 2\)"):
         collect(small)
+    with pytest.raises(TelemetryError, match="have 2 engines on 1 GPUs"):
+        collect(small, Deployment(**vars(CHAT) | {"pods": "chat-0"}))
 
 
 def test_speculative_decoding_is_not_a_plain_step(small):
@@ -338,6 +358,19 @@ def test_the_command_writes_rows_and_tells_the_rest(two_loads, tmp_path):
     assert f"wrote {path}: {len(own_rows.read(path))} rows" in found.output
     checked = CliRunner().invoke(main.app, ["data", "check", "--rows", str(path)])
     assert "0 are refused" in checked.output
+
+
+def test_pods_of_a_deployment_are_told_from_those_of_its_neighbours(tmp_path):
+    status = tmp_path / "wis.json"
+    wis = WIS | {"spec": WIS["spec"] | {"targetRef": {"kind": "Deployment", "name": "chat"}}}
+    status.write_text(json.dumps(wis))
+    (found,) = own_history.of_services(
+        ["team/chat"], own_history.Said(gpus=2, precision="fp8"), status=status, kubeconfig=None, context=None
+    )
+    assert re.fullmatch(found.pods, "chat-7d9f8c6b5-x2k4q")
+    assert not re.fullmatch(found.pods, "chat-long-7d9f8c6b5-x2k4q")
+    assert not re.fullmatch(found.pods, "chat-0")
+    assert (found.gpu, found.gpus, found.precision, found.model) == ("nvidia-h100-sxm", 2, "fp8", MODEL)
 
 
 def test_the_same_from_pods(two_loads, tmp_path):

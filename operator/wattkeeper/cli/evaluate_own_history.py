@@ -37,13 +37,12 @@ def own_history(
     # Imported here: the other commands shall not wait for LightGBM.
     from wattkeeper.evaluation import own_history as evaluation
     from wattkeeper.evaluation import rendering
+    from wattkeeper.evaluation.simulated_history import Cards
 
     progress, console = Console(stderr=True), Console()
     found = evaluation.evaluate(
         data_folder(data),
-        bias=bias,
-        model=model,
-        accelerator=accelerator,
+        Cards(model=model, accelerator=accelerator, bias=bias),
         seed=seed,
         report=lambda line: progress.print(line, style="dim", markup=False, highlight=False, soft_wrap=True),
     )

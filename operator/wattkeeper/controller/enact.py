@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wattkeeper.api.inference_service import Mode
-from wattkeeper.controller import caps, rollout, status
+from wattkeeper.controller import caps, conditions, rollout, status
 from wattkeeper.controller.act import Actor, CapWish
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.entry import Entry
@@ -66,7 +66,7 @@ class Enactor:
             return
         if decided.target.replicas < service.desired_replicas:
             return  # one disruptive action per service and tick
-        met = entry.observation is not None and not status.missed_targets(service.slo, entry.observation)
+        met = entry.observation is not None and not conditions.missed_targets(service.slo, entry.observation)
         outcome = self.actor.change_engine(service, decided.engine_change, now=wall, slo_was_met=met)
         self._count(service, "engine", outcome.problem)
         if outcome.problem is not None:

@@ -31,6 +31,8 @@ _VERSIONS = "docs/metrics-read.md lists the versions that do"
 _KEPLER = "kepler:"
 """Begin of the identity of watts that belong to a pod and to no card."""
 
+_NAMES = tuple(each.name for each in factor_schema.everything())
+
 Found = tuple[float | str | None, str]
 """A value and a note; None: the note says why."""
 
@@ -82,10 +84,7 @@ class Seen:
 def assemble(seen: Seen) -> tuple[LiveFactor, ...]:
     """All factors of the schema, in its order."""
     found = {**_kv_cache(seen), **_scheduling(seen), **_system(seen), **_traffic(seen), **_learned(seen)}
-    return tuple(
-        LiveFactor(name=each.name, value=found[each.name][0], note=found[each.name][1])
-        for each in factor_schema.everything()
-    )
+    return tuple(LiveFactor(name=name, value=found[name][0], note=found[name][1]) for name in _NAMES)
 
 
 def _learned(seen: Seen) -> dict[str, Found]:
@@ -103,15 +102,17 @@ def _learned(seen: Seen) -> dict[str, Found]:
         output_tokens=np.array([lengths[1]]),
         multimodal=np.zeros(1),
     )
+    standing = None if seen.standing is None else (seen.standing, seen.standing.busy_watts)
+    plain = carrier, carrier.busy_watts
     found: dict[str, Found] = {}
     for factor in factors.FACTORS:
-        state = seen.standing if factor.known is Known.PREDICTED else carrier
+        state = standing if factor.known is Known.PREDICTED else plain
         if factor.known is Known.OBSERVED and workload is None:
             found[factor.name] = (None, seen.unmeasured)
         elif state is None:
             found[factor.name] = (None, _unpredicted(seen))
         else:
-            value = float(np.ravel(factor.value(state, state.busy_watts))[0])
+            value = float(np.ravel(factor.value(*state))[0])
             unsteady = "the replicas cannot keep up with the traffic: there is no steady state to predict"
             found[factor.name] = (value, "") if math.isfinite(value) else (None, unsteady)
     found["multimodal"] = (None, "vLLM's metrics do not tell whether requests carry images: the model takes none")

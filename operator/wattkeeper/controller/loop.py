@@ -8,45 +8,39 @@ go on.
 import itertools
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from wattkeeper.api.conditions import ConditionType, Status
-from wattkeeper.api.inference_service import HistoryEntry, Mode
-from wattkeeper.controller import account, caps, factor_status, rollout, status
+from wattkeeper.api.conditions import ConditionType
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.controller import account, caps, conditions, factor_status, rollout, status
 from wattkeeper.controller import cache as cluster
-from wattkeeper.controller.act import Actor, propose
+from wattkeeper.controller.act import Actor
 from wattkeeper.controller.calibrations import Calibrations
-from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
+from wattkeeper.controller.clock import Clock, to_rfc3339
 from wattkeeper.controller.enact import Enactor
 from wattkeeper.controller.entry import Entry
 from wattkeeper.controller.events import Recorder
+from wattkeeper.controller.export import export
 from wattkeeper.controller.http import Health
 from wattkeeper.controller.kube import Kube, Object
 from wattkeeper.controller.measure import Measurements
 from wattkeeper.controller.metrics import OperatorMetrics
-from wattkeeper.controller.note import read_note
+from wattkeeper.controller.observing import Observer
 from wattkeeper.controller.passes import Pass, Stopwatch
+from wattkeeper.controller.planning import Planning
 from wattkeeper.controller.publish import Publisher
-from wattkeeper.controller.replays import Asked, Replays
+from wattkeeper.controller.replays import Replays
 from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
 from wattkeeper.controller.writers import Writers
-from wattkeeper.domain.errors import PatchRefusedError
-from wattkeeper.domain.plan import Plan, PlanReason, Target
+from wattkeeper.domain.plan import Target
 from wattkeeper.energy.model import EnergyModel
-from wattkeeper.forecast import rates
-from wattkeeper.planner import plan as planning
-from wattkeeper.planner import unused
-from wattkeeper.planner.types import PlanRequest
-from wattkeeper.telemetry.observe import observe
 
 _log = logging.getLogger(__name__)
 
 _TIDY_PASSES = 20
-_GUARDS = (PlanReason.GUARD_SLO, PlanReason.GUARD_QUEUE, PlanReason.GUARD_PREEMPTION)
 
 
 @dataclass(kw_only=True)
@@ -85,9 +79,18 @@ class FleetLoop:
         self.calibrations = Calibrations(
             kube=self.kube,
             cache=self.cache,
-            kernel=self.energy.kernel,
+            kernel_of=self.energy.kernel_of,
             energy_model=self.energy.version,
             every_seconds=self.settings.observed_refresh_seconds,
+        )
+        self.observer = Observer(measurements=self.measurements, settings=self.settings, clock=self.clock)
+        self.planning = Planning(
+            energy=self.energy,
+            settings=self.settings,
+            clock=self.clock,
+            metrics=self.metrics,
+            calibrations=self.calibrations,
+            replays=self.replays,
         )
         self.writers = Writers()
         self.enactor = Enactor(
@@ -162,12 +165,12 @@ class FleetLoop:
             entries = self._entries(services, view)
             self.measurements.aim(services, self._node_addresses())
         with self.stopwatch.step("observe"):
-            self._each(entries, lambda entry: self._observe(entry, view, wall), "observing")
+            self._each(entries, lambda entry: self.observer.observe(entry, view, wall), "observing")
         with self.stopwatch.step("account"):
             self._together(entries, self._account, "accounting")
         with self.stopwatch.step("plan"):
-            self._together(entries, lambda group: self._plan(group, fleet_size=len(entries)), "planning")
-            self._ask_replays(entries)
+            self._together(entries, lambda group: self.planning.plan(group, fleet_size=len(entries)), "planning")
+            self.planning.ask_replays(entries)
         with self.stopwatch.step("act"):
             self._each(entries, lambda entry: self._act(entry, wall), "acting", at_once=True)
             self.enactor.set_caps(entries, view)
@@ -180,7 +183,7 @@ class FleetLoop:
                 key = (body["metadata"]["namespace"], body["metadata"]["name"])
                 if key in invalid:
                     self.publisher.publish_invalid(body, invalid[key], wall=wall)
-        self._export(entries)
+        export(entries, self.metrics, now=self.clock.now())
 
     def _each(
         self, entries: Sequence[Entry], step: Callable[[Entry], None], doing: str, *, at_once: bool = False
@@ -283,61 +286,7 @@ class FleetLoop:
                     found[node["metadata"]["name"]] = address["address"]
         return found
 
-    # 2 observe
-
-    def _observe(self, entry: Entry, view: caps.PowerView, wall: float) -> None:
-        service, state = entry.service, entry.state
-        if service.target is None:
-            return
-        snapshot, error = self.measurements.of(service)
-        if snapshot is None and error is None:
-            return  # the first collection since the start is under way: nothing is missing yet
-        gpus_by_pod = view.gpus(service)
-        for shown in self.measurements.since(service, state.snapshot_seen):
-            state.dispersion.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
-            state.spread.update(namespace=service.namespace, pods=service.pod_names, snapshot=shown)
-            state.learning.observe(
-                shown,
-                namespace=service.namespace,
-                pods=service.pod_names,
-                current=entry.current,
-                workload=state.workload,
-                gpus_by_pod=gpus_by_pod,
-                rolling_out=service.rolling_out,
-            )
-        state.learning.conclude(wall)
-        observation = observe(
-            pods=service.pod_names,
-            namespace=service.namespace,
-            snapshot=snapshot,
-            snapshot_error=error,
-            now_seconds=wall,
-            max_age_seconds=service.spec.metrics.max_age,
-            slo=service.slo,
-            last_workload=state.workload,
-            dispersion=self.settings.dispersion or state.dispersion.value,
-            # Counted in wall time: sped up, a bin would span minutes and its edges jitter by seconds.
-            arrivals=state.dispersion.record if self.clock.speed_up == 1.0 else None,
-            longest_tokens=None if service.profile is None else service.profile.max_model_len,
-            gpus_per_pod=service.gpus_per_replica,
-            gpus_by_pod=gpus_by_pod,
-        )
-        used_pods, unused_pods = state.spread.used_and_unused or (None, None)
-        observation = replace(observation, used_pods=used_pods, unused_pods=unused_pods)
-        entry.observation = observation
-        if snapshot is not None:
-            keys = ((pod, (service.namespace, pod)) for pod in service.pod_names)
-            entry.readings = {pod: snapshot.pods[key] for pod, key in keys if key in snapshot.pods}
-        if observation.workload is not None and observation.state.usable:
-            state.workload = observation.workload
-            if snapshot is not None and snapshot.time_seconds > state.snapshot_seen:
-                state.rates.append(
-                    self.clock.decision_time(snapshot.time_seconds), observation.workload.requests_per_second
-                )
-        if snapshot is not None:
-            state.snapshot_seen = snapshot.time_seconds
-
-    # 3, 4 forecast, learn
+    # 4 learn
 
     def _account(self, entries: Sequence[Entry]) -> None:
         accounts = [
@@ -358,153 +307,6 @@ class FleetLoop:
             accounts, standings, energy=self.energy, calibrations=self.calibrations, now=now, wall=self.clock.wall()
         )
 
-    # 5 plan
-
-    def _plan(self, entries: Sequence[Entry], *, fleet_size: int) -> None:
-        asked = []
-        requests = []
-        for entry in entries:
-            request = self._request(entry, fleet_size=fleet_size)
-            if request is not None:
-                asked.append(entry)
-                requests.append(request)
-        for entry, decided in zip(
-            asked, planning.plan(requests, energy=self.energy, settings=self.settings.planner), strict=True
-        ):
-            self._decide(entry, decided)
-
-    def _request(self, entry: Entry, *, fleet_size: int) -> PlanRequest | None:
-        service, state, observation = entry.service, entry.state, entry.observation
-        if service.spec.paused or service.spec.mode is Mode.OBSERVE:
-            state.plan = None if service.spec.mode is Mode.OBSERVE else state.plan
-            return None
-        if observation is None or service.profile is None:
-            state.plan = None
-            return None
-        now = self.clock.now()
-        startup = self._startup_seconds(service)
-        forecast = rates.plan_rates(
-            state.rates,
-            now_seconds=now,
-            startup_seconds=startup,
-            dispersion=float(observation.workload.dispersion.at(60.0)) if observation.workload is not None else 1.0,
-            settings=self.settings.forecast,
-        )
-        state.barren = unused.learn(
-            state.barren,
-            observation,
-            planned_rate=None if forecast is None else forecast.planned,
-            now_seconds=now,
-            settings=self.settings.planner,
-        )
-        enforcing = service.spec.mode is Mode.ENFORCE
-        # While new arguments are watched no replica goes: a dip of its making would be blamed on them.
-        watching = read_note(service.target) is not None
-        return PlanRequest(
-            key=service.owner,
-            now_seconds=now,
-            slo=service.slo,
-            levers=service.levers,
-            profile=service.profile,
-            observation=observation,
-            planned_rate=None if forecast is None else forecast.planned,
-            planned_rate_stabilised=None if forecast is None or watching else forecast.stabilised,
-            current=entry.current,
-            memory=state.memory(),
-            ready_replicas=service.ready_replicas,
-            startup_seconds=startup,
-            power_lever=entry.report is not None and (entry.report.usable or not enforcing),
-            rollout_allowed=self._rollout_allowed(entry, fleet_size=fleet_size),
-            trusted=state.correction.trusted and state.sensor.trusted and self.energy.trusted,
-            margin=state.latency_margin,
-            # Of a drifting model nothing that was learnt is believed.
-            calibration=self.calibrations.calibration(service, wall=self.clock.wall())
-            if state.correction.trusted
-            else None,
-            bad_engines=tuple(state.bad_engines),
-            free_gpus=service.free_gpus,
-            metrics_max_age_seconds=service.spec.metrics.max_age,
-            replays=None if self.replays is None else self.replays.evidence(service.key),
-        )
-
-    def _ask_replays(self, entries: Sequence[Entry]) -> None:
-        """Hand over what the plans of this pass wish for; nothing waits."""
-        if self.replays is None:
-            return
-        now = self.clock.now()
-        self.replays.want(
-            [
-                Asked(
-                    key=entry.service.key,
-                    wish=wish,
-                    profile=entry.service.profile,
-                    slo=entry.service.slo,
-                    workload=entry.observation.workload,
-                    arrivals=entry.observation.arrivals,
-                    time_seconds=now,
-                    seed=zlib.crc32(entry.service.uid.encode()),
-                )
-                for entry in entries
-                if entry.plan is not None and entry.observation is not None and not entry.failed
-                for wish in entry.plan.wishes
-                if entry.service.profile is not None and entry.observation.workload is not None
-            ]
-        )
-
-    def _rollout_allowed(self, entry: Entry, *, fleet_size: int) -> bool:
-        """Whether new engine arguments are looked at now, which doubles the work of a plan.
-
-        In a large fleet a service that is enforced gets its turn every `rollout_look_seconds`; one that is only
-        recommended to is looked at always, or its recommendation would come and go.
-        """
-        service, state, now = entry.service, entry.state, self.clock.now()
-        if service.engine_refusal is not None or service.rolling_out or read_note(service.target) is not None:
-            return False
-        if fleet_size <= self.settings.large_fleet_services or not entry.acting:
-            return True
-        every = self.settings.rollout_look_seconds
-        if state.engine_looked is None:
-            state.engine_looked = now - every * (zlib.crc32(service.uid.encode()) % 1000) / 1000
-        if now - state.engine_looked < every:
-            return False
-        state.engine_looked = now
-        return True
-
-    def _startup_seconds(self, service: Service) -> float:
-        measured = sorted(filter(None, map(_pod_startup_seconds, service.pods)))
-        # Time stamps have whole seconds: sped up, they tell nothing of a start.
-        if not measured or self.clock.speed_up > 1:
-            return self.settings.default_startup_seconds
-        return measured[len(measured) // 2]
-
-    def _decide(self, entry: Entry, decided: Plan) -> None:
-        state, before = entry.state, entry.state.plan
-        entry.plan = state.plan = decided
-        if decided.reason in _GUARDS:
-            state.last_guard = self.clock.now()
-        self.metrics.decisions.labels(*entry.service.key, decided.reason.value).inc()
-        decides, held = status.decision(decided), entry.scaling_is_held(decided)
-        target = replace(decided.target, replicas=entry.current.replicas) if held else decided.target
-        change = status.describe_change(entry.current, target, decided.engine_change)
-        if decides != state.decided or held != state.scaling_held:
-            state.decided, state.decided_at, state.scaling_held = decides, to_rfc3339(self.clock.wall()), held
-            if change:
-                state.remember(
-                    HistoryEntry(
-                        time=state.decided_at, reason=decided.reason.value, change=change, applied=entry.acting
-                    )
-                )
-        if before is None or before.engine_change != decided.engine_change:
-            state.engine_diff = self._engine_diff(entry.service, decided)
-
-    def _engine_diff(self, service: Service, decided: Plan) -> str | None:
-        if not decided.engine_change or service.target is None or service.engine_refusal is not None:
-            return None
-        try:
-            return propose(service, service.target["spec"]["template"]["spec"], decided.engine_change).diff
-        except PatchRefusedError as error:
-            return f"refused: {error}"
-
     # 6 act
 
     def _act(self, entry: Entry, wall: float) -> None:
@@ -514,7 +316,7 @@ class FleetLoop:
 
     def _build_status(self, entry: Entry, wall: float) -> None:
         service, state = entry.service, entry.state
-        findings = status.Findings(
+        findings = conditions.Findings(
             service=service,
             observation=entry.observation,
             current=entry.current,
@@ -538,60 +340,6 @@ class FleetLoop:
         if entry.status is not None:
             self.publisher.publish(entry.service, entry.state, entry.status, wall=wall)
 
-    def _export(self, entries: Sequence[Entry]) -> None:
-        modes = dict.fromkeys(Mode, 0)
-        for entry in entries:
-            modes[entry.service.spec.mode] += 1
-            labels, state = entry.service.key, entry.state
-            if state.plan is None:
-                self.metrics.forget_plan(*labels)
-            else:
-                self.metrics.plan_replicas.labels(*labels).set(state.plan.target.replicas)
-                self.metrics.plan_cap.labels(*labels).set(state.plan.target.power_cap_watts or 0.0)
-                if state.plan.check is not None and state.plan.check.replayed is not None:
-                    age = self.clock.now() - state.plan.check.replayed.time_seconds
-                    self.metrics.replay_age.labels(*labels).set(age)
-                else:
-                    self.metrics.replay_age.remove(*labels)
-                if state.plan.prediction is not None:
-                    self.metrics.predicted_watts.labels(*labels).set(state.plan.prediction.power_watts)
-            if entry.observation is not None and entry.observation.power_watts is not None:
-                self.metrics.observed_watts.labels(*labels).set(entry.observation.power_watts)
-            if entry.observation is not None and entry.observation.workload is not None:
-                self.metrics.observed_rate.labels(*labels).set(entry.observation.workload.requests_per_second)
-            learned, profile = state.learning.learned, entry.service.profile
-            if profile is not None:
-                self.metrics.profile_level.labels(*labels).set(learned.level)
-                self.metrics.profile_error.labels(*labels).set(profile.relative_error)
-                self.metrics.profile_confidence.labels(*labels).set(learned.confidence)
-                self.metrics.profile_windows.labels(*labels).set(learned.windows)
-            if state.power_learnt is not None:
-                self.metrics.power_learnt.labels(*labels).set(state.power_learnt)
-            self.metrics.energy.labels(*labels).set(state.savings.measured_joules)
-            self.metrics.counterfactual.labels(*labels).set(state.savings.counterfactual_joules)
-            shown = {item.type: item.status for item in state.written.conditions} if state.written is not None else {}
-            for type_ in ConditionType:
-                if type_ in shown:
-                    value = {Status.TRUE: 1.0, Status.FALSE: 0.0, Status.UNKNOWN: -1.0}[shown[type_]]
-                    self.metrics.condition.labels(*labels, type_).set(value)
-                else:
-                    self.metrics.condition.remove(*labels, type_)
-        for mode, count in modes.items():
-            self.metrics.services.labels(mode.value).set(count)
-
 
 def _leaving(body: Object) -> bool:
     return bool(body["metadata"].get("deletionTimestamp"))
-
-
-def _pod_startup_seconds(pod: Object) -> float | None:
-    """From being scheduled to being ready, wall time; None where the pod's conditions do not tell."""
-    times = {
-        item["type"]: from_rfc3339(item.get("lastTransitionTime"))
-        for item in (pod.get("status") or {}).get("conditions") or []
-        if item["status"] == "True"
-    }
-    scheduled, ready = times.get("PodScheduled"), times.get("Ready")
-    if scheduled is None or ready is None or ready <= scheduled:
-        return None
-    return ready - scheduled

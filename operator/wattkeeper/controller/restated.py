@@ -6,11 +6,12 @@ the search that follows shows what the models say of the service, and the plan i
 
 from wattkeeper.api import convert
 from wattkeeper.api import inference_service as api
-from wattkeeper.controller import reachable
+from wattkeeper.controller import caution, reachable
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Target
 from wattkeeper.energy.calibration import Calibration
+from wattkeeper.energy.model import EnergyModel
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.planner.types import PlanRequest
 
@@ -22,15 +23,20 @@ def request(
     profile: ServingProfile,
     *,
     calibration: Calibration | None = None,
+    energy: EnergyModel | None = None,
 ) -> PlanRequest:
     """The question at the rate that the plan was made for, else at the measured one.
 
+    With `energy` the profile gets the caution about limits that the readings ask for, as in the loop.
     Raises WattkeeperError: nothing was measured yet, or the service is idle.
     """
     workload = reachable.workload_of(status)
     rate = status.plan.planned_qps or workload.requests_per_second
     replicas = status.applied.replicas or status.applied.ready_replicas or 1
     enforced = spec.mode is api.Mode.ENFORCE
+    if energy is not None:
+        cap = status.applied.power_cap_watts.requested
+        profile = caution.cautious(profile, workload, calibration, cap_watts=cap, model=energy)
     return PlanRequest(
         key=key,
         now_seconds=0.0,

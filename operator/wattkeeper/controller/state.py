@@ -7,7 +7,8 @@ only makes the next decisions more careful.
 from dataclasses import dataclass, field
 
 from wattkeeper.api.inference_service import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
-from wattkeeper.controller import learning
+from wattkeeper.controller import learned
+from wattkeeper.controller.caution import Caution
 from wattkeeper.controller.clock import Clock, from_rfc3339
 from wattkeeper.controller.learning import Learning
 from wattkeeper.domain.engine import EngineChange
@@ -46,6 +47,7 @@ class ServiceState:
     correction: OnlineCorrection
     learning: Learning
     sensor: Sensor = field(default_factory=Sensor)
+    caution: Caution = field(default_factory=Caution)
     seen_since: float
     """When this process first saw the service."""
     workload: Workload | None = None
@@ -137,7 +139,7 @@ def restore(
         dispersion=DispersionEstimator(),
         seen_since=clock.now(),
         correction=OnlineCorrection.from_dict(memory.correction.model_dump() if memory.correction else None),
-        learning=Learning(seed=seed, speed_up=clock.speed_up, learned=learning.from_status(status.profile)),
+        learning=Learning(seed=seed, speed_up=clock.speed_up, learned=learned.from_status(status.profile)),
         last_scale_up=time(memory.last_scale_up),
         last_scale_down=time(memory.last_scale_down),
         last_rollout=time(memory.last_rollout),

@@ -31,8 +31,8 @@ class Payload:
     """Smallest ln(measured / estimated) of training: no correction goes below."""
     residual_high: float
     half_width: dict[str, float]
-    """Of the 90 % intervals on held-out groups: multiples of the model's spread for `known_model` and `new_model`, and
-    the logarithm for `physics`."""
+    """Of the 90 % intervals on held-out groups: multiples of the model's spread for `known_model`, `known_backbone`
+    and `new_backbone`, and the logarithm for `physics`."""
     reference_watts: tuple[float, ...]
     """Physical estimates of fixed states at training: the correction fits this estimate only."""
     deployments: tuple[dict[str, Any], ...]
@@ -84,7 +84,7 @@ def _payload(body: Any) -> Payload:
     if {len(payload.factor_low), len(payload.factor_high)} != {len(payload.factors)}:
         raise ValueError("factor limits are missing")
     numbers = [*payload.factor_low, *payload.factor_high, payload.residual_low, payload.residual_high]
-    numbers += [payload.half_width[name] for name in ("known_model", "new_model", "physics")]
+    numbers += [payload.half_width[name] for name in ("known_model", "known_backbone", "new_backbone", "physics")]
     if not all(map(math.isfinite, numbers)) or payload.residual_low > payload.residual_high:
         raise ValueError("limits are not finite or reversed")
     return payload

@@ -10,6 +10,8 @@ from wattkeeper.energy import caps, caps_operator
 from wattkeeper.energy.caps import CapCurve
 
 _RIDGE = 1e-3
+OPERATOR, BELIEVING = "operator", "operator without caution"
+"""The physics that plans, on the catalogue's profile of the card; the second believes its estimate of the watts."""
 Baseline = Callable[[Sequence[CapCurve], CapCurve], FloatArray]
 """(training curves, curve) -> relative throughput at the curve's limits."""
 
@@ -77,6 +79,10 @@ def _operator(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
     return caps_operator.relative(curve.facts, curve.cap_watts)
 
 
+def _believing(_train: Sequence[CapCurve], curve: CapCurve) -> FloatArray:
+    return caps_operator.relative(curve.facts, curve.cap_watts, cautious=False)
+
+
 BASELINES: dict[str, Baseline] = {
     "mean": _mean,
     "linear": _linear,
@@ -85,6 +91,7 @@ BASELINES: dict[str, Baseline] = {
     "no effect": _no_effect,
     "LightGBM": _trees,
     "physics": _physics,
-    "operator": _operator,
+    OPERATOR: _operator,
+    BELIEVING: _believing,
 }
 """`hardware` takes throughput to be proportional to the limit."""

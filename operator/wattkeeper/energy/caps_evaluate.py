@@ -15,7 +15,7 @@ import pandas as pd
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import caps_methods, powercap_data
 from wattkeeper.energy.caps import CapCurve, CapFacts
-from wattkeeper.energy.caps_baselines import BASELINES
+from wattkeeper.energy.caps_baselines import BASELINES, BELIEVING, OPERATOR
 from wattkeeper.energy.caps_methods import CapMethods, Chosen, Foreseen, Group, IndexArray
 from wattkeeper.energy.held_out import HeldOut, optimistic_share
 
@@ -26,7 +26,7 @@ FULL_POWER = ", read at full power"
 _NO_METHODS = ("measured", "cap_watts")
 _LOW, _HIGH = "low ", "high "
 """Before a method's name: the ends of its interval."""
-_JUDGED = (MODEL, f"{_LOW}{MODEL}", "physics", "operator")
+_JUDGED = (MODEL, f"{_LOW}{MODEL}", "physics", OPERATOR, BELIEVING)
 """Those whose too fast predictions are counted, the lower end of the interval among them."""
 
 
@@ -162,10 +162,14 @@ def _rows(curve: CapCurve, found: dict[str, Foreseen], chosen: Chosen, picked: I
 
 
 def _shifted(whole: dict[str, FloatArray], curve: CapCurve, picked: IndexArray) -> dict[str, FloatArray]:
-    """Baselines moved by the mean error of the readings, at the limits that were not read."""
+    """Baselines moved by the mean error of the readings, at the limits that were not read.
+
+    The operator does not learn from readings under a limit; its rows stay as they are.
+    """
     left = np.setdiff1d(np.arange(len(curve.cap_watts)), picked)
+    moves = {name: len(picked) > 0 and name not in (OPERATOR, BELIEVING) for name in whole}
     shifts = {
-        name: np.mean(np.log(curve.relative[picked] / values[picked])) if len(picked) else 0.0
+        name: np.mean(np.log(curve.relative[picked] / values[picked])) if moves[name] else 0.0
         for name, values in whole.items()
     }
     return {name: np.minimum(1.0, values[left] * np.exp(shifts[name])) for name, values in whole.items()}

@@ -1,16 +1,19 @@
 """What the operator would say of a measured curve: the physics that plans with power limits, on the card's profile.
 
-The profile is made from the catalogue alone, as for a service whose card and model nobody has measured. Steps are what
-the curve was measured with: prompts alone, or decoding sequences alone.
+The profile is made from the catalogue alone, as for a service whose card and model nobody has measured, with the
+caution that `energy.caution` asks for: the rated watts, or those read at full power where they are known. Steps are
+what the curve was measured with: prompts alone, or decoding sequences alone.
 """
 
 import functools
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import caution
 from wattkeeper.energy.caps import CapFacts
 from wattkeeper.physics import power, profiles, step
 from wattkeeper.physics.profile import ServingProfile
@@ -36,10 +39,11 @@ _CONTEXT_TOKENS = 600.0
 """Of a decoding sequence, assumed: no source tells it, and it hardly moves the result."""
 
 
-def relative(facts: CapFacts, cap_watts: FloatArray) -> FloatArray:
+def relative(facts: CapFacts, cap_watts: FloatArray, *, cautious: bool = True) -> FloatArray:
     """Throughput under limits over that at the curve's highest one, (N,), as the operator plans it.
 
-    Raises KeyError: a card or a model that is not in the tables above.
+    Without caution it believes the profile's estimate of the watts. Raises KeyError: a card or a model that is not in
+    the tables above.
     """
     profile = _profile(facts.gpu, facts.model)
     # The rating sets the watts; the default limit is that of the curve, which the card may have been raised to.
@@ -48,8 +52,40 @@ def relative(facts: CapFacts, cap_watts: FloatArray) -> FloatArray:
         tdp_watts=facts.highest_cap_watts,
         min_cap_watts=min(profile.gpu.min_cap_watts, float(np.min(cap_watts))),
     )
-    seconds = _seconds(replace(profile, gpu=gpu), facts, np.append(cap_watts, facts.highest_cap_watts))
-    return np.asarray(seconds[-1] / seconds[:-1])
+    profile = replace(profile, gpu=gpu)
+    if cautious:
+        profile = replace(profile, cap_caution=_caution(profile, facts))
+    work = _work(facts)
+    asked = np.append(cap_watts, facts.highest_cap_watts)
+    ratio = power.clock_under_cap(profile, power_cap_watts=asked, **work)
+    seconds, watts = _drawn(profile, facts, ratio)
+    factor = power.caution_factor(profile, lambda: _drawn(profile, facts, 1.0)[1])
+    joules = power.cautious_watts(profile, watts, factor=factor, clock_ratio=ratio) * seconds
+    held = power.held_step_seconds(profile, power_cap_watts=asked, joules=joules, step_seconds=seconds)
+    return np.asarray(held[-1] / held[:-1])
+
+
+def _caution(profile: ServingProfile, facts: CapFacts) -> float:
+    if facts.uncapped_watts is None:
+        return caution.unread(profile)
+    floor, estimate = profile.energy.static_watts, float(_drawn(profile, facts, 1.0)[1])
+    return max(1.0, (facts.uncapped_watts - floor) / max(estimate - floor, 1.0))
+
+
+def _work(facts: CapFacts) -> dict[str, float]:
+    decodes = 0.0 if facts.prefill else facts.concurrency
+    return {
+        "prefill_tokens": _PROMPT_TOKENS if facts.prefill else 0.0,
+        "decode_sequences": decodes,
+        "kv_tokens": decodes * _CONTEXT_TOKENS,
+    }
+
+
+def _drawn(profile: ServingProfile, facts: CapFacts, clock_ratio: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Seconds of a step at a clock, and the estimate of its watts."""
+    work = _work(facts)
+    seconds = step.step_seconds(profile.iteration, clock_ratio=clock_ratio, **work)
+    return seconds, power.step_joules(profile, step_seconds=seconds, clock_ratio=clock_ratio, **work) / seconds
 
 
 @functools.cache
@@ -57,17 +93,3 @@ def _profile(card: str, model: str) -> ServingProfile:
     return profiles.serving_profile(
         model=_MODELS[model], accelerator=_CARDS[card], gpus_per_replica=1, engine=EngineSettings()
     )
-
-
-def _seconds(profile: ServingProfile, facts: CapFacts, cap_watts: FloatArray) -> FloatArray:
-    """Seconds of a step under each limit."""
-    decodes = 0.0 if facts.prefill else facts.concurrency
-    work = {
-        "prefill_tokens": _PROMPT_TOKENS if facts.prefill else 0.0,
-        "decode_sequences": decodes,
-        "kv_tokens": decodes * _CONTEXT_TOKENS,
-    }
-    ratio = power.clock_under_cap(profile, power_cap_watts=cap_watts, **work)
-    seconds = step.step_seconds(profile.iteration, clock_ratio=ratio, **work)
-    joules = power.step_joules(profile, step_seconds=seconds, clock_ratio=ratio, **work)
-    return power.held_step_seconds(profile, power_cap_watts=cap_watts, joules=joules, step_seconds=seconds)

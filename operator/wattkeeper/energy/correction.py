@@ -10,7 +10,7 @@ where model, load or lengths are unlike any run, the whole to the catalogue's ph
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from wattkeeper.energy.learned import Learned, Predicted
 from wattkeeper.physics import catalogue, profiles
 from wattkeeper.physics.profile import ServingProfile
 
+PHYSICS_HALF_WIDTH_LOG = 0.6
+"""Half-width of the physical estimate on cards that no training row is like: within a factor of 1.8."""
 KNOTS_PER_DOUBLING = 2
 _BATCH_KNOTS = 2 * KNOTS_PER_DOUBLING * 6 + 1
 """1 to 4096 sequences."""
@@ -90,10 +92,12 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfWidths:
-    """90 % half-widths in ln: multiples of the model's own spread, and of the physical estimate alone."""
+    """90 % half-widths in ln: multiples of the model's own spread, and of physics on the trained cards."""
 
     known_model: float
-    new_model: float
+    known_backbone: float
+    """Of another model with the architecture and size of a trained one."""
+    new_backbone: float
     physics: float
 
 
@@ -106,6 +110,7 @@ class Correction:
         self.model, self.trained, self.half_widths = model, trained, half_widths
         self._deployments = tuple(deployments)
         self._models = frozenset(each.model for each in deployments)
+        self._backbones = frozenset(each.groups[1] for each in deployments)
         self._gpus = frozenset(each.gpu for each in deployments)
         self._tables: dict[ServingProfile, dict[Cell, FloatArray]] = {}
 
@@ -114,12 +119,13 @@ class Correction:
         if len(self._tables) > _MOST_PROFILES:
             self._tables = {}
         placed = [_Placed.of(state) for state in states]
-        tables = [self._tables.setdefault(state.profile, {}) for state in states]
+        keys = [_without_caution(state.profile) for state in states]
+        tables = [self._tables.setdefault(key, {}) for key in keys]
         wanted: dict[ServingProfile, set[Cell]] = {}
-        for state, place, table in zip(states, placed, tables, strict=True):
+        for key, place, table in zip(keys, placed, tables, strict=True):
             missing = {cell for corners in place.corners for cell in corners if cell not in table}
             if missing:
-                wanted.setdefault(state.profile, set()).update(missing)
+                wanted.setdefault(key, set()).update(missing)
         self._fill({profile: sorted(cells) for profile, cells in wanted.items()})
         return [place.interpolated(table) for place, table in zip(placed, tables, strict=True)]
 
@@ -187,9 +193,10 @@ class Correction:
                 {cell: np.ascontiguousarray(curves[:, index]) for index, cell in enumerate(cells)}
             )
 
-    def _physical(self, count: int) -> FloatArray:
+    @staticmethod
+    def _physical(count: int) -> FloatArray:
         """(2, N): no correction, and the half-width of the physical estimate."""
-        return np.stack([np.zeros(count), np.full(count, self.half_widths.physics)])
+        return np.stack([np.zeros(count), np.full(count, PHYSICS_HALF_WIDTH_LOG)])
 
     @staticmethod
     def _learnable(profile: ServingProfile) -> bool:
@@ -227,6 +234,12 @@ class Correction:
             values[:, index] = self._faded(state.profile, np.log(watts[index]), card[index], all_[index], part)
         return found
 
+    def _multiple(self, model: str) -> float:
+        if canonical(model) in self._models:
+            return self.half_widths.known_model
+        known = backbone(model) in self._backbones
+        return self.half_widths.known_backbone if known else self.half_widths.new_backbone
+
     def _faded(
         self, profile: ServingProfile, physical_log: FloatArray, card: FloatArray, near: FloatArray, answer: Predicted
     ) -> FloatArray:
@@ -234,11 +247,16 @@ class Correction:
         trained, widths = self.trained, self.half_widths
         log_watts = answer.prior_log + near * (answer.log_value - answer.prior_log)
         correction = card * np.clip(log_watts - physical_log, trained.residual_low, trained.residual_high)
-        multiple = widths.known_model if canonical(profile.model) in self._models else widths.new_model
-        half = near * multiple * answer.sd_log + (1.0 - near) * widths.physics
+        half = near * self._multiple(profile.model) * answer.sd_log + (1.0 - near) * widths.physics
         if profile.gpu.name not in self._gpus:
             half = np.maximum(half, widths.physics)
+        half = card * half + (1.0 - card) * PHYSICS_HALF_WIDTH_LOG
         return np.stack([correction, half])
+
+
+def _without_caution(profile: ServingProfile) -> ServingProfile:
+    """What limits are feared to do moves no closed loop at full power, and need not make new tables."""
+    return profile if profile.cap_caution == 1.0 else replace(profile, cap_caution=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

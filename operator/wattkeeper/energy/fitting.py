@@ -1,6 +1,8 @@
 """From measured runs to what the model file holds: the learned model, where it may be used, and how sure it is."""
 
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +15,14 @@ from wattkeeper.energy.artefact import Payload
 from wattkeeper.energy.baselines import Rows
 from wattkeeper.energy.correction import Deployment, canonical, deployment_groups
 from wattkeeper.energy.estimate import Estimated
-from wattkeeper.energy.learned import Learned, Runs
+from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.model import EnergyModel, correction_of
 from wattkeeper.energy.points import IndexArray
 
 TARGET: learned.Target = "W per GPU"
+_WIDTHS = {"known_model": "curve", "known_backbone": "model", "new_backbone": "backbone"}
+"""What inner folds hold out for the intervals of each kind of deployment."""
+_PROCESSES = 2
 _DIGITS = 4
 
 
@@ -58,20 +63,26 @@ def measured(closed: pd.DataFrame) -> Measured:
     return Measured(table=kept, runs=learned.runs_of(kept), rows=rows, estimated=tuple(estimated))
 
 
-def payload(given: Measured, index: IndexArray, *, seed: int) -> Payload:
+def payload(given: Measured, index: IndexArray, *, seed: int, asked: Sequence[str] = tuple(_WIDTHS)) -> Payload:
     """What is learned from some of the runs; the card is empty.
 
     Terms are chosen, and how the error of a new deployment varies is learned, on inner folds by model. Intervals rest
-    on inner folds by curve for models of the training runs, by backbone for others.
+    on inner folds by curve for models of the training runs, by model for others of a backbone among them, by backbone
+    for the rest; `asked` names those that are needed.
     """
     runs, rows = given.runs[index], given.rows[index]
 
-    def fitted(split: str, term_list: str | None = None) -> Learned:
-        inner = _inner(given.groups(split).iloc[index], seed)
-        return learned.fit(runs, TARGET, inner=inner, seed=seed, term_list=term_list)
+    def inner(split: str) -> learned.IndexArray:
+        groups = given.groups(split).iloc[index]
+        folds = evaluate.group_folds(groups, folds=min(learned.INNER_FOLDS, groups.nunique()), seed=seed)
+        return np.asarray(folds, dtype=np.int_)
 
-    model = fitted("model")
-    known, new = (fitted(split, model.term_list) for split in ("curve", "backbone"))
+    model = learned.fit(runs, TARGET, inner=inner("model"), seed=seed)
+    multiples = {"known_backbone": model.spread}
+    for name in asked:
+        if name not in multiples:
+            held = inner(_WIDTHS[name])
+            multiples[name] = learned.spread(runs, TARGET, inner=held, seed=seed, term_list=model.term_list)
     miss = np.log(rows.target / rows.estimate)
     return Payload(
         factors=factors.NAMES,
@@ -80,8 +91,7 @@ def payload(given: Measured, index: IndexArray, *, seed: int) -> Payload:
         residual_low=round(float(miss.min()), _DIGITS),
         residual_high=round(float(miss.max()), _DIGITS),
         half_width={
-            "known_model": round(known.spread, _DIGITS),
-            "new_model": round(max(new.spread, known.spread), _DIGITS),
+            **{name: round(multiples.get(name, max(multiples.values())), _DIGITS) for name in _WIDTHS},
             "physics": round(float(np.quantile(np.abs(miss), learned.COVERAGE)), _DIGITS),
         },
         reference_watts=estimate.reference_watts(),
@@ -92,20 +102,26 @@ def payload(given: Measured, index: IndexArray, *, seed: int) -> Payload:
 
 
 def held_out(given: Measured, split: str, *, folds: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Watts and half-widths (N,) of all runs, each from a model that saw nothing of its group."""
+    """Watts and half-widths (N,) of all runs, each from a model that saw nothing of its group.
+
+    Folds are fitted in two processes.
+    """
     groups = given.groups(split)
     fold = evaluate.group_folds(groups, folds=min(folds, groups.nunique()), seed=seed)
+    asked = ("known_model",) if split == "curve" else ("known_backbone", "new_backbone")
     watts, half = np.empty(len(fold)), np.empty(len(fold))
-    for number in np.unique(fold):
-        train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = EnergyModel(correction_of(payload(given, train, seed=seed)))
-        watts[test], half[test] = given.answers(model, test)
+    tests = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    with ProcessPoolExecutor(max_workers=_PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = pool.map(_held_fold, [(given, test, asked, seed) for test in tests])
+        for test, (found, width) in zip(tests, answers, strict=True):
+            watts[test], half[test] = found, width
     return watts, half
 
 
-def _inner(groups: pd.Series, seed: int) -> learned.IndexArray:
-    folds = evaluate.group_folds(groups, folds=min(learned.INNER_FOLDS, groups.nunique()), seed=seed)
-    return np.asarray(folds, dtype=np.int_)
+def _held_fold(work: tuple[Measured, IndexArray, Sequence[str], int]) -> tuple[FloatArray, FloatArray]:
+    given, test, asked, seed = work
+    train = np.setdiff1d(np.arange(len(given.rows)), test)
+    return given.answers(EnergyModel(correction_of(payload(given, train, seed=seed, asked=asked))), test)
 
 
 def _deployments(table: pd.DataFrame, runs: Runs) -> Iterator[dict[str, Any]]:

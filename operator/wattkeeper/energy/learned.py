@@ -219,23 +219,15 @@ class Learned:
         return np.asarray(np.mean([boosting.shares(booster, columns) for booster in self.boosters], axis=0) / 2.0)
 
 
-def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str | None = None) -> Learned:
-    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together.
-
-    `term_list`: the list of terms where it was chosen elsewhere.
-    """
-    term_list = term_list or _chosen(runs, inner)
+def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int) -> Learned:
+    """The model of training runs; `inner` (N,) numbers the folds for choices, with groups held out together."""
+    term_list = _chosen(runs, inner)
     used = _TERM_LISTS[term_list]
     priors = Priors.fitted(runs, used)
     residual = runs.log_target(target) - priors.log_value(runs, target)
     columns = priors.columns(runs)
     process = gp.fit(_inputs(columns, runs), residual, iterations=_PROCESS_ITERATIONS, bound=BOUND_LOG)
-    misses, spreads = np.zeros(len(runs)), np.ones(len(runs))
-    for number in np.unique(inner):
-        held = inner == number
-        found = _foreseen(runs[~held], runs[held], target, used, seed=seed)
-        misses[held] = runs[held].log_target(target) - found.log_value
-        spreads[held] = found.sd_log
+    misses, spreads = _inner_misses(runs, target, inner, used, seed=seed)
     return Learned(
         target=target,
         term_list=term_list,
@@ -245,6 +237,25 @@ def fit(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: 
         spread=intervals.by_unit(np.abs(misses) / spreads, intervals.units(runs.groups, inner)),
         kernel=calibration_kernel(misses, runs.batch, runs.groups[:, 3]),
     )
+
+
+def spread(runs: Runs, target: Target, *, inner: IndexArray, seed: int, term_list: str) -> float:
+    """`Learned.spread` for groups that other inner folds hold out."""
+    misses, spreads = _inner_misses(runs, target, inner, _TERM_LISTS[term_list], seed=seed)
+    return intervals.by_unit(np.abs(misses) / spreads, intervals.units(runs.groups, inner))
+
+
+def _inner_misses(
+    runs: Runs, target: Target, inner: IndexArray, used: Sequence[int], *, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """ln(measured / foreseen) and the spread of each run, by what other folds say alone; (N,)."""
+    misses, spreads = np.zeros(len(runs)), np.ones(len(runs))
+    for number in np.unique(inner):
+        held = inner == number
+        found = _foreseen(runs[~held], runs[held], target, used, seed=seed)
+        misses[held] = runs[held].log_target(target) - found.log_value
+        spreads[held] = found.sd_log
+    return misses, spreads
 
 
 def _foreseen(train: Runs, held: Runs, target: Target, used: Sequence[int], *, seed: int) -> Predicted:

@@ -22,14 +22,19 @@ from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
-from wattkeeper.energy.correction import Correction, Deployment, HalfWidths, Range, deployment_groups
+from wattkeeper.energy.correction import (
+    PHYSICS_HALF_WIDTH_LOG,
+    Correction,
+    Deployment,
+    HalfWidths,
+    Range,
+    deployment_groups,
+)
 from wattkeeper.energy.learned import Runs
 from wattkeeper.energy.points import EnergyQuery as EnergyQuery
 from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
-PHYSICS_HALF_WIDTH_LOG = 0.6
-"""Half-width of the physical estimate where no model file tells a measured one: within a factor of 1.8."""
 MEASURED_HALF_WIDTH_LOG = 0.1
 """Least half-width where the profile's energy was measured: other workloads than the measured one."""
 _REFERENCE_TOLERANCE = 0.03
@@ -66,8 +71,6 @@ class EnergyModel:
         """Why no trained correction is in use, for people; empty where nothing is wrong."""
         self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
-        self.kernel = _PHYSICS_KERNEL if correction is None else correction.model.kernel
-        """How the error of a deployment that was never measured varies: what readings of it are conditioned on."""
 
     @staticmethod
     def load(path: Path | None = None) -> "EnergyModel":
@@ -134,6 +137,15 @@ class EnergyModel:
             _bounded(state, correction)
             for state, (correction, _) in zip(states, self._corrections(states), strict=True)
         ]
+
+    def kernel_of(self, profile: ServingProfile | None) -> CalibrationKernel:
+        """How the error of a deployment that was never measured varies: what readings of it are conditioned on.
+
+        Wider on a card that no training run had (None: not known which).
+        """
+        if self.correction is None or profile is None:
+            return _PHYSICS_KERNEL
+        return self.correction.model.kernel_on(profile.gpu.name)
 
     def of_runs(self, state: points.OperatingPoints, runs: Runs) -> tuple[FloatArray, FloatArray]:
         """Watts per GPU while iterating and half-width (ln) of their 90 % interval, (N,), of measured runs.

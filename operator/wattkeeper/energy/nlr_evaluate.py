@@ -57,6 +57,8 @@ WITH_INTERVAL = (MODEL, "log-linear", "LightGBM")
 def held_out(folder: Path, *, seed: int, report: Callable[[str], None]) -> list[HeldOut]:
     """All splits. Raises DataFileError: the data file is missing or not the expected one."""
     table = data.load_nlr(folder)
+    for row in data.failed_runs(folder):
+        report(f"left out: {row}")
     rows, kept = evaluate.rows_of(table, estimate.open_runs(table), "joules_per_token", settings=SETTINGS)
     groups = {
         "workload": kept["group_workload"],

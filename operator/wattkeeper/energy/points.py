@@ -114,19 +114,19 @@ class OperatingPoints:
         """The same iterations without clock lock and cap."""
         if (self.clock_ratio == 1.0).all() and (self.limit_watts >= self.profile.gpu.tdp_watts).all():
             return self
+        full = self.at_clock(np.ones_like(self.batch))
+        return replace(full, limit_watts=np.full_like(self.batch, self.profile.gpu.tdp_watts))
+
+    def at_clock(self, clock_ratio: FloatArray) -> "OperatingPoints":
+        """The same iterations at another clock."""
         work = {
             "prefill_tokens": self.prefill_tokens,
             "decode_sequences": self.batch,
             "kv_tokens": self.kv_tokens,
         }
-        full = step.step_seconds(self.profile.iteration, **work)
-        slowed = step.step_seconds(self.profile.iteration, clock_ratio=self.clock_ratio, **work)
-        return replace(
-            self,
-            step_seconds=self.step_seconds * full / slowed,
-            clock_ratio=np.ones_like(self.batch),
-            limit_watts=np.full_like(self.batch, self.profile.gpu.tdp_watts),
-        )
+        asked = step.step_seconds(self.profile.iteration, clock_ratio=clock_ratio, **work)
+        had = step.step_seconds(self.profile.iteration, clock_ratio=self.clock_ratio, **work)
+        return replace(self, step_seconds=self.step_seconds * asked / had, clock_ratio=clock_ratio)
 
     @property
     def busy_watts(self) -> FloatArray:
@@ -184,6 +184,12 @@ def of_queries(queries: Sequence[EnergyQuery]) -> tuple[OperatingPoints, FloatAr
         output_tokens=repeated([max(item.output.mean, 1.0) for item in workloads]),
         multimodal=np.zeros(len(slots)),
     )
+    if profile.cap_caution != 1.0:
+        # A clock that is feared saves nothing: under a limit the watts are those at the lock, or the limit.
+        lock = np.clip(
+            np.nan_to_num(asked("clock_ratio"), nan=1.0), profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz, 1.0
+        )
+        points = points.at_clock(lock)
     return points, busy
 
 

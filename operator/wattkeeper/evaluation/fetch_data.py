@@ -32,7 +32,9 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     Raises DataFileError: it cannot be fetched (says what to copy from where), what came is not the expected content,
     or other content is there already.
     """
-    targets = [download.target for download in wanted.downloads] or list(wanted.copies[0])
+    targets = [download.target for download in wanted.downloads]
+    if not targets or wanted.convert is not None:
+        targets = list(wanted.copies[0])
     shown = ", ".join(targets[:_TARGETS_SHOWN]) + (", ..." if len(targets) > _TARGETS_SHOWN else "")
     by_hand = f"copy it by hand: {wanted.origin} -> {shown} of the data folder"
     found = wanted.check(folder)
@@ -50,8 +52,11 @@ def fetch(wanted: PublicData, folder: Path, *, base_url: str = RAW_FILES, report
     try:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
             staging = Path(name)
+            arrived = staging if wanted.convert is None else staging / "upstream"
             for download in wanted.downloads:
-                _download(download, staging, base_url)
+                _download(download, arrived, base_url)
+            if wanted.convert is not None:
+                wanted.convert(arrived, staging)
             _verify(wanted, staging)
             (folder / unit).parent.mkdir(parents=True, exist_ok=True)
             (staging / unit).replace(folder / unit)

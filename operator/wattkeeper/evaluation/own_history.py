@@ -2,10 +2,10 @@
 
 A replica of the twin serves hours of uneven traffic, and its power is multiplied by a bias that nothing knows of. What
 its exporters would have told Prometheus is cut into rows as `wattkeeper data from-prometheus` does. The first hours
-train a model as `wattkeeper train --rows` does; the watts of later runs, partly at loads never seen before, are held
-against it. Beside it: the model without own rows; the same times the mean error of the training rows, the simplest
-correction there is; and the same conditioned on these rows, as the operator does with live readings. A second table
-shows what the bounds of a steady window cost and bring.
+train a model as `wattkeeper train --rows` does. Held against it are later runs of the same service, partly at larger
+batches than ever before, and runs of another service with other lengths. Beside it: a model without own rows; that
+times the mean error of the training rows, the simplest correction there is; and both models conditioned on these rows,
+as the operator does with live readings. A second table shows what the bounds of a steady window cost and bring.
 """
 
 import tempfile
@@ -16,32 +16,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.engine import EngineSettings
-from wattkeeper.domain.workload import FloatArray, LengthDistribution
-from wattkeeper.energy import artefact, calibration, data, estimate, own_rows, train
+from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import calibration, data, estimate, fitting, own_rows, train
 from wattkeeper.energy.calibration import Reading
-from wattkeeper.energy.model import EnergyModel
-from wattkeeper.evaluation.rendering import Table
+from wattkeeper.energy.model import EnergyModel, correction_of
+from wattkeeper.evaluation.rendering import Cell, Table
+from wattkeeper.evaluation.simulated_history import Cards, Traffic, simulated
 from wattkeeper.telemetry import run_rows, steady_runs
-from wattkeeper.telemetry.run_history import GpuHistory, ReplicaHistory
+from wattkeeper.telemetry.run_history import ReplicaHistory
 from wattkeeper.telemetry.run_rows import Deployment, OwnHistory
-from wattkeeper.traces import generate
-from wattkeeper.traces.trace import RateSeries
-from wattkeeper.twin import hardware
-from wattkeeper.twin.fleet import Fleet, Member, Service
-from wattkeeper.twin.ledger import SloTargets
-from wattkeeper.twin.nodes import Inventory
 
-STEP_SECONDS, SCRAPES_PER_STEP = 30, 2
-TRAIN_HOURS, HELD_HOURS = 8.0, 12.0
-_TRAIN_RATES, _HELD_RATES = (2.0, 9.0), (3.0, 16.0)
-"""Least and most requests per second of a replica: the later hours go beyond the earlier ones."""
-_SWING_HOURS = 4.0
-_QUICK_HOURS, _QUICK_SWING_HOURS = 6.0, 1.0
-"""Of the history that bounds are tried on: eightfold within half an hour."""
-_QUICK_RATES = (2.0, 16.0)
-_PROMPT, _OUTPUT = (LengthDistribution.lognormal(mean=mean, coefficient_of_variation=0.8) for mean in (600, 200))
+TRAINING = Traffic(hours=8.0, rates=(2.0, 9.0))
+LATER = Traffic(hours=12.0, rates=(3.0, 16.0))
+"""Beyond the rates of the training."""
+OTHER = Traffic(hours=8.0, rates=(1.0, 6.0), prompt_tokens=200.0, output_tokens=500.0)
+"""Another service of the same model and card."""
+QUICK = Traffic(hours=6.0, rates=(2.0, 16.0), swing_hours=1.0)
+"""What bounds are tried on: eightfold within half an hour."""
 _RESAMPLES = 1000
+_ALL = 10**6
 FACTORS = (0.3, 0.6, 1.0, 1.7, 3.0)
 """On the bounds of steady windows, for the second table; 1: as shipped."""
 
@@ -51,8 +44,6 @@ class Errors:
     """Of the predictions for N runs, in percent of the measured watts."""
 
     name: str
-    mean_error: float
-    """Signed."""
     mean_absolute: float
     low: float
     high: float
@@ -84,170 +75,97 @@ class Bounds:
 class Found:
     """All that was found."""
 
-    model: str
-    accelerator: str
-    bias: float
+    cards: Cards
     training_rows: int
     held: tuple[Held, ...]
     bounds: tuple[Bounds, ...]
 
 
-def evaluate(
-    folder: Path, *, bias: float, model: str, accelerator: str, seed: int, report: Callable[[str], None]
-) -> Found:
+def evaluate(folder: Path, cards: Cards, *, seed: int, report: Callable[[str], None]) -> Found:
     """Simulate, train on the first hours and public runs, and hold the rest against it. Raises WattkeeperError."""
-    data.load_ml_energy(folder)  # what is missing is told before hours are simulated
-    deployment = Deployment(name="team/chat", pods=".+", model=model)
-    report(f"simulating {TRAIN_HOURS + HELD_HOURS:g} hours of a replica")
-    early, late = (
-        simulated(hours, rates, model=model, accelerator=accelerator, bias=bias, seed=seed + index)
-        for index, (hours, rates) in enumerate(((TRAIN_HOURS, _TRAIN_RATES), (HELD_HOURS, _HELD_RATES)))
+    public = data.load_ml_energy(folder)
+    deployment = Deployment(name="team/chat", pods=".+", model=cards.model)
+    report(f"simulating {sum(each.hours for each in (TRAINING, LATER, OTHER, QUICK)):g} hours of a replica")
+    training, later, other, quick = (
+        simulated(traffic, cards, seed=seed + index) for index, traffic in enumerate((TRAINING, LATER, OTHER, QUICK))
     )
-    rows = run_rows.of_histories([early], deployment)
+    rows = run_rows.of_histories([training], deployment)
     for line in run_rows.summary(rows):
         report(line)
-    held = run_rows.of_histories([late], deployment, per_point=10**6)
+    held = [run_rows.of_histories([each], deployment, per_point=_ALL) for each in (later, other)]
+    report("training without and with own rows")
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "own.csv"
-        run_rows.write([rows], path)
-        known = own_rows.read(path)
-        payload, _ = train.train(folder, own=[path], seed=seed, report=report)
-        trained_file = Path(name) / "energy.json"
-        trained_file.write_text(artefact.dump(payload), encoding="utf-8")
-        trained = EnergyModel.load(trained_file)
-        run_rows.write([held], path)
-        asked = own_rows.read(path)
-    shipped = EnergyModel.load()
-    cold = _watts(shipped, asked)
-    errors_log = np.log(known["gpu_watts"].to_numpy(dtype=np.float64) / _watts(shipped, known))
-    readings = [Reading(batch=batch, error_log=error) for batch, error in zip(known["batch"], errors_log, strict=True)]
-    conditioned, _ = calibration.condition(shipped.kernel, readings, asked["batch"].to_numpy(dtype=np.float64))
-    predicted = {
-        "without own rows": cold,
-        "the same x mean error of own rows": cold * np.exp(errors_log.mean()),
-        "the same, own rows as live readings": cold * np.exp(conditioned),
-        "trained with own rows": _watts(trained, asked),
-    }
-    hours = np.array([run.start_seconds // 3600.0 for run in held.runs])
-    beyond = asked["batch"].to_numpy() > known["batch"].max()
-    everything = np.ones(len(asked), dtype=np.bool_)
-    kinds = {"all later runs": everything, "batches seen": ~beyond, "larger batches than seen": beyond}
-    measured = asked["gpu_watts"].to_numpy(dtype=np.float64)
-    quick = simulated(
-        _QUICK_HOURS, _QUICK_RATES, model=model, accelerator=accelerator, bias=bias, seed=seed + 2,
-        swing_hours=_QUICK_SWING_HOURS,
-    )  # fmt: skip
-    return Found(
-        model=model,
-        accelerator=accelerator,
-        bias=bias,
-        training_rows=len(known),
-        held=tuple(
-            Held(
-                name=kind,
-                runs=int(where.sum()),
-                errors=tuple(
-                    _errors(name, watts[where], measured[where], hours[where], seed=seed)
-                    for name, watts in predicted.items()
-                ),
+        known, *asked = (_table(each, path) for each in (rows, *held))
+        _table(rows, path)
+        methods = _Methods.of(public, train.joined(public, path), known, seed=seed)
+    parts = []
+    for history, table in zip(held, asked, strict=True):
+        hours = np.array([run.start_seconds // 3600.0 for run in history.runs])
+        beyond = table["batch"].to_numpy() > known["batch"].max()
+        everything = np.ones(len(table), dtype=np.bool_)
+        kinds = (
+            {"later runs": everything, "- batches seen": ~beyond, "- larger batches": beyond}
+            if history is held[0]
+            else {"another service": everything}
+        )
+        measured, predicted = table["gpu_watts"].to_numpy(dtype=np.float64), methods.watts(table)
+        for kind, where in kinds.items():
+            errors = tuple(
+                _errors(name, watts[where], measured[where], hours[where], seed=seed)
+                for name, watts in predicted.items()
             )
-            for kind, where in kinds.items()
-            if where.any()
-        ),
-        bounds=tuple(_bounds(quick, deployment)),
-    )
+            parts.append(Held(name=kind, runs=int(where.sum()), errors=errors))
+    return Found(cards=cards, training_rows=len(known), held=tuple(parts), bounds=tuple(bounds_of(quick, deployment)))
 
 
-def simulated(
-    hours: float,
-    rates: tuple[float, float],
-    *,
-    model: str,
-    accelerator: str,
-    bias: float,
-    seed: int,
-    swing_hours: float = _SWING_HOURS,
-) -> ReplicaHistory:
-    """The history of one replica whose traffic swings between two rates, as its exporters would have told it."""
-    seconds = hours * 3600.0
-    inventory = Inventory()
-    inventory.ensure("node", hardware.card(accelerator), 1)
-    fleet = Fleet(inventory)
-    times = np.linspace(0.0, seconds, int(hours * 12) + 1)
-    low, high = rates
-    swing = 0.5 - 0.5 * np.cos(2.0 * np.pi * times / (swing_hours * 3600.0))
-    trace = generate.generate(
-        RateSeries(
-            times_seconds=tuple(map(float, times)), requests_per_second=tuple(map(float, low * (high / low) ** swing))
-        ),
-        prompt=_PROMPT,
-        output=_OUTPUT,
-        seed=seed,
-    )
-    key = ("team", "chat-0")
-    service = Service(name="chat", slo=SloTargets(ttft_seconds=1.0, tpot_seconds=0.1), arrivals=trace)
-    fleet.services["chat"] = service
-    engine = hardware.replica_hardware(model=model, accelerator=accelerator, engine=EngineSettings())
-    fleet.add_pod("chat", key, node="node", container="vllm", hardware=engine)
-    fleet.set_ready("chat", key)
-    member = service.members[key]
-    steps = int(seconds // STEP_SECONDS)
-    engine_rows, gpu_rows = [], []
-    for step in range(steps + 1):
-        samples = []
-        for scrape in range(SCRAPES_PER_STEP):
-            fleet.advance(max(0.0, (step - 1 + (scrape + 1) / SCRAPES_PER_STEP) * STEP_SECONDS))
-            samples.append(_gpu(member))
-        engine_rows.append(_engine(member))
-        gpu_rows.append({name: float(np.mean([each[name] for each in samples])) for name in samples[0]})
-    engine_table, gpu_table = pd.DataFrame(engine_rows), pd.DataFrame(gpu_rows)
-    at = STEP_SECONDS * np.arange(steps + 1, dtype=np.float64)
-    gpu = GpuHistory(
-        uuid="GPU-0",
-        model=hardware.card(accelerator).dcgm_name,
-        watts=bias * gpu_table["watts"].to_numpy(),
-        clock_mhz=gpu_table["clock_mhz"].to_numpy(),
-        limit_watts=gpu_table["limit_watts"].to_numpy(),
-        utilisation=gpu_table["utilisation"].to_numpy(),
-    )
-    return ReplicaHistory(
-        namespace=key[0],
-        pod=key[1],
-        times_seconds=at,
-        scraped_seconds=at,
-        engine={str(name): engine_table[name].to_numpy(dtype=np.float64) for name in engine_table},
-        gpus=(gpu,),
-    )
+def _table(history: OwnHistory, path: Path) -> pd.DataFrame:
+    """Its rows, as they are written and read back."""
+    run_rows.write([history], path)
+    return own_rows.read(path)
 
 
-def _engine(member: Member) -> dict[str, float]:
-    """What the engine's page says now, by the names of `domain.observation.EngineCounters`."""
-    replica, counters = member.replica, member.counters
-    if replica is None or counters is None:
-        raise ValueError("the replica does not listen yet")
-    return {
-        "running": float(len(replica.running)),
-        "waiting": float(len(replica.waiting)),
-        "kv_usage": replica.kv_usage,
-        "finished_requests": float(sum(counters.finished.values())),
-        "prompt_tokens": float(counters.prompt_tokens),
-        "cached_prompt_tokens": float(counters.cached_prompt_tokens),
-        "generation_tokens": float(counters.generation_tokens),
-        "preemptions": float(counters.preemptions),
-        "inter_token_seconds_sum": counters.inter_token_seconds.total,
-        "inter_token_count": float(counters.inter_token_seconds.count),
-        "iteration_count": float(counters.iteration_tokens.count),
-    }
+@dataclass(frozen=True, kw_only=True)
+class _Methods:
+    """All that is compared: models, and what rows of the training say of their errors."""
+
+    without: EnergyModel
+    trained: EnergyModel
+    known: pd.DataFrame
+
+    @staticmethod
+    def of(public: pd.DataFrame, both: pd.DataFrame, known: pd.DataFrame, *, seed: int) -> "_Methods":
+        without, trained = (_trained(runs, seed=seed) for runs in (public, both))
+        return _Methods(without=without, trained=trained, known=known)
+
+    def watts(self, asked: pd.DataFrame) -> dict[str, FloatArray]:
+        """Of runs, (N,) by method."""
+        without, trained = _watts(self.without, asked), _watts(self.trained, asked)
+        return {
+            "without": without,
+            "without x mean error": without * np.exp(self._errors_log(self.without).mean()),
+            "without, live readings": without * self._conditioned(self.without, asked),
+            "trained": trained,
+            "trained, live readings": trained * self._conditioned(self.trained, asked),
+        }
+
+    def _errors_log(self, model: EnergyModel) -> FloatArray:
+        return np.asarray(np.log(self.known["gpu_watts"].to_numpy(dtype=np.float64) / _watts(model, self.known)))
+
+    def _conditioned(self, model: EnergyModel, asked: pd.DataFrame) -> FloatArray:
+        """What the operator would multiply with, had it read the watts of all training rows."""
+        readings = [
+            Reading(batch=float(batch), error_log=float(error))
+            for batch, error in zip(self.known["batch"], self._errors_log(model), strict=True)
+        ]
+        profile = estimate.closed_loop_runs(self.known.assign(max_num_seqs=self.known["batch"]))[0].points.profile
+        mean, _ = calibration.condition(model.kernel_of(profile), readings, asked["batch"].to_numpy(dtype=np.float64))
+        return np.exp(mean)
 
 
-def _gpu(member: Member) -> dict[str, float]:
-    sample = member.gpus[0].sample()
-    return {
-        "watts": sample.power_watts,
-        "clock_mhz": sample.sm_clock_mhz,
-        "limit_watts": sample.limit_watts,
-        "utilisation": sample.utilisation,
-    }
+def _trained(runs: pd.DataFrame, *, seed: int) -> EnergyModel:
+    given = fitting.measured(runs)
+    return EnergyModel(correction_of(fitting.payload(given, np.arange(len(given.rows)), seed=seed)))
 
 
 def _watts(model: EnergyModel, table: pd.DataFrame) -> FloatArray:
@@ -267,19 +185,18 @@ def _errors(name: str, predicted: FloatArray, measured: FloatArray, hours: Float
     low, high = np.quantile(total[picks].sum(axis=1) / size[picks].sum(axis=1), [0.05, 0.95])
     return Errors(
         name=name,
-        mean_error=float(relative.mean()),
         mean_absolute=float(np.abs(relative).mean()),
         low=float(low),
         high=float(high),
     )
 
 
-def _bounds(history: ReplicaHistory, deployment: Deployment) -> list[Bounds]:
+def bounds_of(history: ReplicaHistory, deployment: Deployment) -> list[Bounds]:
     """The same history under tighter and wider bounds; distances are from the curve of the shipped ones."""
 
     def cut(factor: float) -> OwnHistory:
         scaled = {name: (factor * spread, factor * drift) for name, (spread, drift) in steady_runs.LEVELS.items()}
-        return run_rows.of_histories([history], deployment, per_point=10**6, bounds=scaled)
+        return run_rows.of_histories([history], deployment, per_point=_ALL, bounds=scaled)
 
     def points(found: OwnHistory) -> tuple[FloatArray, FloatArray]:
         return (
@@ -306,33 +223,38 @@ def _bounds(history: ReplicaHistory, deployment: Deployment) -> list[Bounds]:
 
 def summary(found: Found) -> str:
     """The main figures in a sentence or two."""
-    overall = found.held[0]
-    texts = [f"{each.mean_absolute:.1f} % ({each.low:.1f} to {each.high:.1f}) {each.name}" for each in overall.errors]
+    overall, cards = found.held[0], found.cards
+    texts = [f"{each.name} {each.mean_absolute:.1f} % ({each.low:.1f} to {each.high:.1f})" for each in overall.errors]
     return (
-        f"A simulated replica of {found.model} on {found.accelerator} draws {found.bias:g} times what the twin's "
-        f"tables say. {TRAIN_HOURS:g} hours of its history gave {found.training_rows} rows. Mean absolute error of the "
-        f"watts of {overall.runs} runs of {HELD_HOURS:g} later hours: {'; '.join(texts)}."
+        f"A simulated replica of {cards.model} on {cards.accelerator} draws {cards.bias:g} times what the twin's "
+        f"tables say. {TRAINING.hours:g} hours of its history gave {found.training_rows} rows. Mean absolute error of "
+        f"the watts of {overall.runs} runs of {LATER.hours:g} later hours: {', '.join(texts)}."
     )
 
 
 def tables(found: Found) -> list[Table]:
     """For people, pages and machines."""
-    rows = tuple(
-        (held.name, held.runs, each.name, each.mean_error, each.mean_absolute, f"{each.low:.1f} to {each.high:.1f}")
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            held.name,
+            held.runs,
+            *(f"{each.mean_absolute:.1f} ({each.low:.1f} to {each.high:.1f})" for each in held.errors),
+        )
         for held in found.held
-        for each in held.errors
     )
     return [
         Table(
             key="held-out",
-            title=f"Watts of later runs, power {found.bias:g} times the twin's ({found.training_rows} own rows)",
-            note="percent of measured watts; 90 % interval of the mean absolute error, by a bootstrap over hours",
-            columns=("runs", "number", "model", "mean error", "mean absolute error", "90 %"),
+            title=f"Watts of later runs, power {found.cards.bias:g} times the twin's ({found.training_rows} own rows)",
+            note="Mean absolute error in percent of measured watts, and its 90 % interval by a bootstrap over hours. "
+            "Without: trained on public runs alone; times its mean error on own rows; conditioned on them, as on live "
+            "readings. Trained: on both; and conditioned on own rows as well.",
+            columns=("runs", "number", *(each.name for each in found.held[0].errors)),
             rows=rows,
         ),
         Table(
             key="bounds",
-            title=f"Bounds of a steady window, under traffic that swings every {_QUICK_SWING_HOURS:g} h",
+            title=f"Bounds of a steady window, under traffic that swings every {QUICK.swing_hours:g} h",
             note="scatter: RMS distance of watts from a smooth curve over the batch, in percent",
             columns=("factor on all bounds", "runs", "share of the history", "scatter"),
             rows=tuple((each.factor, each.runs, each.used, each.scatter) for each in found.bounds),

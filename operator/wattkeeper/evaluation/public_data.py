@@ -4,6 +4,7 @@ None of it is shipped. Power and energy come from `energy/`, measured kernels fr
 `traces/`; each set is checked by the loader that uses it, and what a loader leaves out or repairs is said.
 """
 
+import dataclasses
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from wattkeeper.domain.errors import ChangedDataError, DataFileError, Wattkeeper
 from wattkeeper.energy import data, powercap_data
 from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
 from wattkeeper.energy.sources import Source
-from wattkeeper.evaluation import kernel_data
+from wattkeeper.evaluation import club_literals, kernel_data
 from wattkeeper.evaluation.kernel_data import KernelSet
 from wattkeeper.traces import sources as traces
 from wattkeeper.traces.reading import CUT_OFF
@@ -31,7 +32,7 @@ class Download:
     path: str
     """Below the address of raw files: owner/repository/commit/path."""
     target: str
-    """In the data folder."""
+    """In the data folder; of what is converted, a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class PublicData:
     """Files in the data folder: any one of these groups is a full copy."""
     downloads: tuple[Download, ...]
     """Empty: upstream has it in another form, so that it cannot be fetched by a program."""
+    convert: Callable[[Path, Path], None] | None = None
+    """(folder of the downloads, data folder): makes the first of `copies` out of them; None: they are it."""
     read: Callable[[Path, bool], Content]
     """(data folder, whether the content must be the expected one). Raises WattkeeperError."""
     checksum_known: bool = True
@@ -157,6 +160,18 @@ def _counted(load: Callable[..., pd.DataFrame]) -> Callable[[Path, bool], Conten
     return lambda folder, check: Content(rows=len(load(folder, check=check)))
 
 
+def _club(
+    source: Source, kind: str, load: Callable[..., pd.DataFrame], programs: tuple[str, ...],
+    convert: Callable[[Path, Path], None],
+) -> PublicData:  # fmt: skip
+    base = f"{source.repository}/{source.commit}/{club_literals.FOLDER}"
+    return dataclasses.replace(
+        _measured(source, kind, _counted(load)),
+        downloads=tuple(Download(path=f"{base}/{name}", target=name) for name in programs),
+        convert=convert,
+    )
+
+
 def _nlr(folder: Path, check: bool) -> Content:
     return Content(rows=len(data.load_nlr(folder, check=check)), left_out=data.failed_runs(folder))
 
@@ -211,8 +226,20 @@ ALL: tuple[PublicData, ...] = (
         targets=tuple(f"{data.ML_ENERGY_V3.folder}/{posixpath.basename(path)}" for path in data.ML_ENERGY_V3.paths),
     ),
     _measured(data.NLR_H100, "energy", _nlr, targets=(f"{data.NLR_H100.folder}/metadata.csv",)),
-    _measured(powercap_data.RTX_CURVES, "power caps", _counted(powercap_data.load_rtx_curves)),
-    _measured(powercap_data.RTX_CLOCKS, "clocks", _counted(powercap_data.load_clock_grid)),
+    _club(
+        powercap_data.RTX_CURVES,
+        "power caps",
+        powercap_data.load_rtx_curves,
+        club_literals.CURVE_PROGRAMS,
+        club_literals.write_curves,
+    ),
+    _club(
+        powercap_data.RTX_CLOCKS,
+        "clocks",
+        powercap_data.load_clock_grid,
+        club_literals.CLOCK_PROGRAMS,
+        club_literals.write_clocks,
+    ),
     _measured(
         powercap_data.RTX_PRO_6000,
         "power caps",

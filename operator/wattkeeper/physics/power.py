@@ -88,6 +88,29 @@ def effective_cap_watts(profile: ServingProfile, power_cap_watts: npt.ArrayLike)
     return np.asarray(np.clip(np.where(np.isnan(cap), gpu.tdp_watts, cap), gpu.min_cap_watts, gpu.tdp_watts))
 
 
+def caution_factor(profile: ServingProfile, full_clock_watts: Callable[[], npt.ArrayLike]) -> FloatArray:
+    """How many times the estimated dynamic watts a plan under limits counts on: `cap_caution`, at most the rating.
+
+    `full_clock_watts` gives the estimate of the work at full clock, and is only asked where caution needs it.
+    """
+    if profile.cap_caution == 1.0:
+        return np.ones(())
+    dynamic = np.asarray(full_clock_watts(), dtype=np.float64) - profile.energy.static_watts
+    room = profile.gpu.tdp_watts - profile.energy.static_watts
+    most = np.maximum(room / np.maximum(dynamic, 1e-9), 1.0)
+    return np.asarray(np.minimum(max(profile.cap_caution, 1.0), most))
+
+
+def cautious_watts(
+    profile: ServingProfile, watts: FloatArray, *, factor: FloatArray, clock_ratio: npt.ArrayLike
+) -> FloatArray:
+    """Estimated watts per GPU at a clock with `factor` times their dynamic part."""
+    if profile.cap_caution == 1.0:
+        return watts
+    floor = floor_watts(profile, clock_ratio)
+    return np.asarray(floor + factor * (watts - floor))
+
+
 def clock_under_cap(
     profile: ServingProfile,
     *,
@@ -100,17 +123,23 @@ def clock_under_cap(
 ) -> FloatArray:
     """The clock ratio at which steps of this composition draw at most the cap, and at most `clock_ratio`.
 
-    Never below the card's smallest clock, where power may still exceed the cap: then `held_step_seconds` applies.
+    A profile that is not believed (`cap_caution`) draws more than it says. Never below the card's smallest clock, where
+    power may still exceed the cap: then `held_step_seconds` applies.
     """
     work = {"prefill_tokens": prefill_tokens, "decode_sequences": decode_sequences, "kv_tokens": kv_tokens}
     cap = effective_cap_watts(profile, power_cap_watts)
     lowest = profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz
     high = np.maximum(np.asarray(clock_ratio, dtype=np.float64), lowest)
 
-    def watts(ratio: FloatArray) -> FloatArray:
+    def estimate(ratio: FloatArray) -> FloatArray:
         seconds = step.step_seconds(profile.iteration, attention_products=attention_products, clock_ratio=ratio, **work)
         joules = step_joules(profile, step_seconds=seconds, clock_ratio=ratio, **work)
         return np.asarray(joules / seconds)
+
+    factor = caution_factor(profile, lambda: estimate(np.ones(())))
+
+    def watts(ratio: FloatArray) -> FloatArray:
+        return cautious_watts(profile, estimate(ratio), factor=factor, clock_ratio=ratio)
 
     cap, high, at_high = np.broadcast_arrays(cap, high, watts(high))
     fits = at_high <= cap

@@ -133,6 +133,9 @@ class ServingProfile:
     """Provenance of each number."""
     data_parallel_size: int = 1
     """Groups of GPUs of a replica that attend to sequences of their own."""
+    cap_caution: float = 1.0
+    """The clock under a power limit is what is left when the card draws this many times the estimated dynamic watts, at
+    most its rating: 1 where the estimate is believed, infinite where nothing but the rating is (`energy.caution`)."""
 
     def coefficient(self, name: str) -> CoefficientSource:
         """Provenance of the field `name`. Raises KeyError for a name that is no coefficient."""

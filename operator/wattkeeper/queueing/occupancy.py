@@ -110,8 +110,17 @@ def saturated_clock(
     ratio = power.clock_under_cap(
         profile, power_cap_watts=power_cap_watts, attention_products=products, clock_ratio=clock_ratio, **work
     )
-    seconds = step.step_seconds(profile.iteration, attention_products=products, clock_ratio=ratio, **work)
-    joules = power.step_joules(profile, step_seconds=seconds, clock_ratio=ratio, **work)
+
+    def drawn(clock: FloatArray) -> tuple[FloatArray, FloatArray]:
+        seconds = step.step_seconds(profile.iteration, attention_products=products, clock_ratio=clock, **work)
+        return seconds, power.step_joules(profile, step_seconds=seconds, clock_ratio=clock, **work) / seconds
+
+    def full_watts() -> FloatArray:
+        return drawn(np.ones_like(ratio))[1]
+
+    seconds, watts = drawn(ratio)
+    caution = power.caution_factor(profile, full_watts)
+    joules = power.cautious_watts(profile, watts, factor=caution, clock_ratio=ratio) * seconds
     held = power.held_step_seconds(profile, power_cap_watts=power_cap_watts, joules=joules, step_seconds=seconds)
     # Bisection ends a hair below the cap; a factor within rounding of one means the clock alone meets it.
     factor = held / seconds
@@ -131,7 +140,7 @@ def loaded_clock(
     """The clock ratio at which the mean iteration at `rate` draws at most the cap; at most `clock_ratio`."""
     cap = power.effective_cap_watts(profile, power_cap_watts)
 
-    def excess(ratio: FloatArray, at: IndexArray | slice) -> FloatArray:
+    def estimate(ratio: FloatArray, at: IndexArray | slice) -> FloatArray:
         asked = traits.take(at)
         times = coefficients(profile.iteration, asked, ratio)
         load = occupancy(asked, limit.take(at), times, rate[at])
@@ -144,9 +153,16 @@ def loaded_clock(
             step_seconds=mean.step_seconds,
             clock_ratio=ratio,
         )
-        return np.asarray(joules / mean.step_seconds - cap[at])
+        return np.asarray(joules / mean.step_seconds)
 
-    index = np.flatnonzero(excess(clock_ratio, slice(None)) > 0.0)
+    every = slice(None)
+    factor = np.broadcast_to(power.caution_factor(profile, lambda: estimate(np.ones_like(rate), every)), rate.shape)
+
+    def excess(ratio: FloatArray, at: IndexArray | slice) -> FloatArray:
+        watts = power.cautious_watts(profile, estimate(ratio, at), factor=factor[at], clock_ratio=ratio)
+        return np.asarray(watts - cap[at])
+
+    index = np.flatnonzero(excess(clock_ratio, every) > 0.0)
     if not len(index):
         return clock_ratio
     low = np.full(len(index), profile.gpu.min_clock_mhz / profile.gpu.max_clock_mhz)

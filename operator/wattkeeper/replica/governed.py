@@ -28,7 +28,8 @@ class Governor:
     def __init__(self, profile: ServingProfile, *, power_cap_watts: float | None, clock_ratio: float) -> None:
         gpu = profile.gpu
         lowest = min(gpu.min_clock_mhz / gpu.max_clock_mhz, clock_ratio)
-        clocks = np.linspace(lowest, clock_ratio, _CLOCKS)
+        # The last one is full clock, which the caution of a profile asks about; the lock is the one before.
+        clocks = np.append(np.linspace(lowest, clock_ratio, _CLOCKS), 1.0)
         self._profile = profile
         self._cap = float(power.effective_cap_watts(profile, math.nan if power_cap_watts is None else power_cap_watts))
         none = _joules(profile, clocks)
@@ -42,17 +43,27 @@ class Governor:
             _joules(profile, clocks, kv_tokens=1.0) - none,
         ]
         # Plain numbers: a window looks at two or three clocks, for which numpy would take ten times as long.
-        self._rows = [tuple(row) for row in np.column_stack(columns).tolist()]
+        *self._rows, self._full = [tuple(row) for row in np.column_stack(columns).tolist()]
         self._at = _CLOCKS - 1
 
     def clock(self, *, prefill: float, decodes: float, kv_tokens: float, products: float) -> tuple[float, float]:
         """(clock ratio, stretch of all times) of iterations with this mean composition."""
 
-        def draw(at: int) -> tuple[float, float, float]:
-            _, floor, d0, dt, dn, dkv, da, fixed, per_prefill, per_decode, per_kv = self._rows[at]
+        def work(row: tuple[float, ...]) -> tuple[float, float, float]:
+            _, floor, d0, dt, dn, dkv, da, fixed, per_prefill, per_decode, per_kv = row
             seconds = d0 + dt * prefill + dn * decodes + dkv * kv_tokens + da * products
             joules = fixed + per_prefill * prefill + per_decode * decodes + per_kv * kv_tokens
-            return floor + joules / seconds, floor * seconds + joules, seconds
+            return floor, joules, seconds
+
+        def full_watts() -> float:
+            floor, joules, seconds = work(self._full)
+            return floor + joules / seconds
+
+        factor = float(power.caution_factor(self._profile, full_watts))
+
+        def draw(at: int) -> tuple[float, float, float]:
+            floor, joules, seconds = work(self._rows[at])
+            return floor + factor * joules / seconds, floor * seconds + factor * joules, seconds
 
         at, top = self._at, len(self._rows) - 1
         while at < top and draw(at + 1)[0] <= self._cap:

@@ -62,6 +62,8 @@ class OwnHistory:
     model: str
     gpu: GpuSpec
     gpus: int
+    engines: int
+    """Data-parallel ranks of a replica."""
     precision: str
     history_seconds: float
     """Of all replicas, between their first and last scrapes."""
@@ -78,6 +80,8 @@ class OwnHistory:
             "model": self.model,
             "gpu": self.gpu.name,
             "num_gpus": self.gpus,
+            "tensor_parallel": self.gpus // self.engines,
+            "data_parallel": self.engines,
             "weight_precision": self.precision,
             "task": self.deployment.name,
             "batch": [run.batch for run in self.runs],
@@ -124,14 +128,8 @@ def of_histories(
     bounds: steady_runs.Bounds = steady_runs.LEVELS,
 ) -> OwnHistory:
     """Cut and thin what was read; raises as `collect` does."""
-    parallel = next((history for history in histories if history.engines > 1), None)
-    if parallel is not None:
-        raise TelemetryError(
-            f"{parallel.pod} of {deployment.name} runs {parallel.engines} engines (data-parallel ranks): a row is of "
-            "one engine. Choose other pods with --pods, or measure a replica with one rank"
-        )
     gpu, gpus = _gpu(histories, deployment), _gpus(histories, deployment)
-    model = _model(histories, deployment)
+    engines, model = _engines(histories, deployment, gpus), _model(histories, deployment)
     parts = [steady_runs.runs_of(history, gpu=gpu, gpus=gpus, bounds=bounds) for history in histories]
     runs = sorted((run for part in parts for run in part.runs), key=lambda run: (run.start_seconds, run.pod))
     kept = thinned(runs, per_point)
@@ -142,6 +140,7 @@ def of_histories(
         model=model,
         gpu=gpu,
         gpus=gpus,
+        engines=engines,
         precision=deployment.precision or _precision(model),
         history_seconds=sum(run.seconds for run in runs) + sum(stretch.seconds for stretch in left_out),
         runs=tuple(kept),
@@ -271,6 +270,23 @@ def _gpus(histories: Sequence[ReplicaHistory], deployment: Deployment) -> int:
         f"replicas of {deployment.name} have different numbers of GPUs ({shown}): give --gpus, and the others are left "
         "out, or choose pods with --pods"
     )
+
+
+def _engines(histories: Sequence[ReplicaHistory], deployment: Deployment, gpus: int) -> int:
+    """Data-parallel ranks of each replica."""
+    counts = {history.engines: history.pod for history in histories}
+    shown = ", ".join(f"{pod}: {count}" for count, pod in sorted(counts.items()))
+    if len(counts) > 1:
+        raise TelemetryError(
+            f"replicas of {deployment.name} have different numbers of engines ({shown}): choose pods with --pods"
+        )
+    engines = next(iter(counts))
+    if gpus % engines:
+        raise TelemetryError(
+            f"replicas of {deployment.name} have {engines} engines on {gpus} GPUs ({shown}): are all GPUs of a pod "
+            "shown? Say how many there are with --gpus"
+        )
+    return engines
 
 
 def _model(histories: Sequence[ReplicaHistory], deployment: Deployment) -> str:

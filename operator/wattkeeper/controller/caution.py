@@ -1,0 +1,85 @@
+"""The profile that plans and replays of a service go by: its own, with caution about what a limit would do to it."""
+
+from dataclasses import dataclass, replace
+
+from wattkeeper.controller.resolve import Service
+from wattkeeper.domain.observation import ServiceObservation
+from wattkeeper.domain.workload import Workload
+from wattkeeper.energy import caution
+from wattkeeper.energy.calibration import Calibration
+from wattkeeper.energy.model import EnergyModel
+from wattkeeper.physics.profile import ServingProfile
+
+_REFRESH_SECONDS = 60.0
+"""Decision time between two looks at the readings: they are a mean over minutes."""
+
+
+@dataclass(kw_only=True)
+class Caution:
+    """What is known of one service. Lost at a restart: readings at a limit that is in force then say little."""
+
+    factor: float | None = None
+    looked: float | None = None
+    """Decision time of the last look."""
+
+    def look(
+        self,
+        service: Service,
+        observation: ServiceObservation,
+        calibration: Calibration | None,
+        *,
+        cap_watts: float | None,
+        model: EnergyModel,
+        now: float,
+    ) -> None:
+        """Take in what readings under the limit in force (None: none) say, at most once a minute."""
+        profile, workload = service.profile, observation.workload
+        if profile is None or workload is None or (self.looked is not None and now - self.looked < _REFRESH_SECONDS):
+            return
+        if calibration is None:
+            self.factor = None
+            return
+        found = _read(profile, workload, calibration, cap_watts=cap_watts, model=model)
+        if found is None:
+            return
+        self.looked = now
+        self.factor = caution.remembered(self.factor, found, unread=caution.unread(profile))
+
+    def of(self, profile: ServingProfile) -> ServingProfile:
+        """With the caution that was found, or as much as an unread deployment needs."""
+        return replace(profile, cap_caution=caution.unread(profile) if self.factor is None else self.factor)
+
+
+def cautious(
+    profile: ServingProfile,
+    workload: Workload,
+    calibration: Calibration | None,
+    *,
+    cap_watts: float | None,
+    model: EnergyModel,
+) -> ServingProfile:
+    """The profile with the caution of somebody who knows the readings alone."""
+    found = None
+    if calibration is not None:
+        found = _read(profile, workload, calibration, cap_watts=cap_watts, model=model)
+    unread = caution.unread(profile)
+    known = None if found is None else caution.remembered(None, found, unread=unread)
+    return Caution(factor=known).of(profile)
+
+
+def _read(
+    profile: ServingProfile,
+    workload: Workload,
+    calibration: Calibration,
+    *,
+    cap_watts: float | None,
+    model: EnergyModel,
+) -> caution.Read | None:
+    return caution.from_readings(
+        profile,
+        calibration,
+        model=model,
+        prompt_tokens=workload.prompt.mean * (1.0 - workload.prefix_hit_ratio),
+        output_tokens=workload.output.mean,
+        cap_watts=cap_watts,
+    )
