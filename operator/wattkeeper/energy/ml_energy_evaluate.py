@@ -22,7 +22,7 @@ from wattkeeper.energy.half_width import half_width
 from wattkeeper.energy.held_out import HeldOut
 from wattkeeper.energy.learned import IndexArray, Learned, Runs, Target
 
-MODEL, PRIOR, CATALOGUE = "model", "fitted physics", "physics x trees"
+MODEL, PRIOR, CATALOGUE = "model", "fitted physics", "catalogue x trees"
 CONTEXT, PROMPTS = "context_tokens", "tokens_per_output_token"
 """Columns that give the baselines what the model knows of the measured window, besides their own factors."""
 SPLITS = ("curve", "model", "backbone", "GPU")
