@@ -169,4 +169,4 @@ def test_deletion_takes_pods_along(fleet: Fleet) -> None:
     fleet.create("chat", 2)
     eventually(lambda: fleet.settled("chat"))
     fleet.api.request("DELETE", f"{fleet.deployments}/chat")
-    eventually(lambda: not fleet.pods() and not fleet.sets(), seconds=40)
+    eventually(lambda: not fleet.pods() and not fleet.sets(), seconds=120)

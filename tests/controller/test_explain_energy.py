@@ -111,6 +111,18 @@ def test_what_widens_the_interval_is_named_in_every_explanation(saved):
     assert [each["name"] for each in told["untrained"]] == ["batch", "kv_fill"]
 
 
+def test_what_widens_the_interval_of_the_plan_is_named_with_its_watts(saved):
+    def change(items):
+        items[0]["status"]["profile"]["modelProfile"] = None
+        items[0]["spec"]["model"] = "Qwen/Qwen3-14B"
+        items[0]["status"]["profile"]["accelerator"] = "nvidia-a100-sxm"
+
+    told = json.loads(run(saved.name, "--status", saved(change), "--energy", "--output", "json").output)["energy"]
+    assert {"gpu_power_limit", "gpu_bandwidth"} <= {each["name"] for each in told["untrained"]}
+    text = run(saved.name, "--status", saved(), "--energy").output
+    assert "    less certain: the energy model saw nothing like" in text
+
+
 def test_a_status_without_factors_is_refused(saved):
     answer = run(saved.name, "--status", saved(lambda items: items[0]["status"].pop("factors")), "--factors")
     assert answer.exit_code == 1

@@ -118,7 +118,7 @@ def test_savings_are_counted_against_a_named_counterfactual_and_survive(world):
         go_on(world, seconds=60, rate=4.0, watts=400.0)
     savings = world.status()["savings"]
     assert savings["counterfactual"].startswith("static: 6 replicas at full power")
-    assert savings["energyKWh"] == pytest.approx(2 * 400 * 9 * 60 / 3.6e6, rel=0.02)
+    assert savings["energyKWh"] == pytest.approx(2 * 400 * 9 * 60 / 3.6e6, rel=0.05)
     assert savings["counterfactualKWh"] > savings["energyKWh"]
     assert savings["percentLow"] < savings["percent"] < savings["percentHigh"]
     world.restart()
@@ -126,7 +126,7 @@ def test_savings_are_counted_against_a_named_counterfactual_and_survive(world):
     go_on(world, seconds=60, rate=4.0, watts=400.0)
     after = world.status()["savings"]
     assert after["since"] == savings["since"]
-    assert after["energyKWh"] == pytest.approx(savings["energyKWh"] + 2 * 400 * 60 / 3.6e6, rel=0.02)
+    assert after["energyKWh"] == pytest.approx(savings["energyKWh"] + 2 * 400 * 60 / 3.6e6, rel=0.05)
 
 
 def test_missing_watts_are_left_out_of_the_account(world):

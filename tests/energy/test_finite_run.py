@@ -11,7 +11,8 @@ def run(*, prompt=120.0, output=200.0, cap=1024.0, rate=500.0, requests=1000.0):
     table = pd.DataFrame(
         {
             "model": "meta-llama/Llama-3.1-70B-Instruct", "parameters": np.nan, "activated_parameters": np.nan,
-            "gpu": "nvidia-h100-sxm", "num_gpus": 4.0, "weight_precision": "bfloat16", "group_workload": "w",
+            "gpu": "nvidia-h100-sxm", "num_gpus": 4.0, "data_parallel": 1.0,
+            "weight_precision": "bfloat16", "group_workload": "w",
             "prompt_tokens": [prompt], "output_tokens": output, "output_cap_tokens": cap, "requests_per_second": rate,
             "requests": requests,
         }

@@ -87,3 +87,17 @@ def test_groups_never_cross_folds(tables, split, seed):
     fold = evaluate.group_folds(groups, folds=5, seed=seed)
     for name in groups.unique():
         assert len(set(fold[(groups == name).to_numpy()])) == 1
+
+
+def test_a_new_type_of_gpu_is_less_sure_and_readings_of_it_count_more(tables):
+    index = some(tables)
+    runs, fold = tables.runs[index], folds(tables, index)
+    train, test = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+    model = learned.fit(runs[train], "W per GPU", inner=fold[train], seed=0, term_list="textbook")
+    known = runs[test]
+    other = dataclasses.replace(known, gpu=np.full(len(known), "another"))
+    # The prior of a type without data goes by the common scales, so that only the spread is compared.
+    wider = model.predict(other).sd_log
+    assert (wider * model.spread > 1.6 * learned.NEW_GPU_SD_LOG).all()
+    assert (wider > model.predict(known).sd_log).all()
+    assert model.kernel_on("another").level_sd_log > model.kernel_on(str(known.gpu[0])).level_sd_log

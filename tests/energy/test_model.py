@@ -201,3 +201,10 @@ def test_what_was_measured_at_one_batch_says_less_of_another():
     plain = SHIPPED.watts([asked])[0]
     found = SHIPPED.watts([replace(asked, calibration=calibrated(math.log(1.2)))])[0]
     assert 1.05 < float(found.watts[0] / plain.watts[0]) < 1.19
+
+
+def test_more_is_open_on_a_card_that_nobody_measured():
+    known, new = (SHIPPED.kernel_of(fleet.profile("Qwen/Qwen3-14B", gpu, 1)) for gpu in ("nvidia-b200", "nvidia-l40s"))
+    assert new.level_sd_log > 1.5 * known.level_sd_log
+    assert new.noise_sd_log == known.noise_sd_log
+    assert PHYSICS.kernel_of(fleet.profile(*fleet.FITTED)) == SHIPPED.kernel_of(None)

@@ -18,6 +18,7 @@ def steps(batch):
     return Steps(
         batch=np.asarray(batch, dtype=np.float64), prefill_tokens=0.0 * one, context_tokens=1000.0 * one,
         prompt_tokens=500.0 * one, output_tokens=1000.0 * one, multimodal=0.0 * one,
+        begun=0.001 * np.asarray(batch), new_share=one,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """From a simulated service through its own pages and a Prometheus to rows: what was true, or why there is none."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.telemetry.twin_history import EPOCH, MODEL, record
-from wattkeeper.cli import main
+from wattkeeper.cli import main, own_history
 from wattkeeper.domain.errors import DataFileError, TelemetryError, UnknownAcceleratorError
 from wattkeeper.energy import own_rows
 from wattkeeper.telemetry import run_rows
@@ -357,6 +358,19 @@ def test_the_command_writes_rows_and_tells_the_rest(two_loads, tmp_path):
     assert f"wrote {path}: {len(own_rows.read(path))} rows" in found.output
     checked = CliRunner().invoke(main.app, ["data", "check", "--rows", str(path)])
     assert "0 are refused" in checked.output
+
+
+def test_pods_of_a_deployment_are_told_from_those_of_its_neighbours(tmp_path):
+    status = tmp_path / "wis.json"
+    wis = WIS | {"spec": WIS["spec"] | {"targetRef": {"kind": "Deployment", "name": "chat"}}}
+    status.write_text(json.dumps(wis))
+    (found,) = own_history.of_services(
+        ["team/chat"], own_history.Said(gpus=2, precision="fp8"), status=status, kubeconfig=None, context=None
+    )
+    assert re.fullmatch(found.pods, "chat-7d9f8c6b5-x2k4q")
+    assert not re.fullmatch(found.pods, "chat-long-7d9f8c6b5-x2k4q")
+    assert not re.fullmatch(found.pods, "chat-0")
+    assert (found.gpu, found.gpus, found.precision, found.model) == ("nvidia-h100-sxm", 2, "fp8", MODEL)
 
 
 def test_the_same_from_pods(two_loads, tmp_path):

@@ -80,13 +80,15 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
     spec, live, profile = parsed(service, objects)
     kept_by = live.profile.model_profile
     measured = None if profile is None or kept_by is None else (kept_by, profile.spec)
-    points = reachable.points(spec, live, reachable.profile_of(spec, live, measured))
+    serving = reachable.profile_of(spec, live, measured)
+    points = reachable.points(spec, live, serving)
     if not points:
         raise WattkeeperError(
             f"no operating point of {service} meets its SLO with the bounds of its levers: see `wattkeeper explain`"
         )
     readings, note = readings_of(live, profile, energy.version)
     batch, weights = np.array([point.batch for point in points]), np.ones(len(points))
+    kernel = energy.kernel_of(serving)
     return Advice(
         service=service,
         energy_model=energy.version,
@@ -94,8 +96,8 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         note=note,
         readings=readings,
         points=tuple(points),
-        half_width_log=next_readings.half_width_log(energy.kernel, readings, batch, weights),
-        suggestions=tuple(_worth_it(energy.kernel, readings, points)),
+        half_width_log=next_readings.half_width_log(kernel, readings, batch, weights),
+        suggestions=tuple(_worth_it(kernel, readings, points)),
     )
 
 

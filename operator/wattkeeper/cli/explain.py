@@ -81,9 +81,9 @@ def explain(
     mode = (live.get("spec") or {}).get("mode", "")
     told = facts(service, mode, status)
     text = list(lines(service, mode, status))
-    if doubt := explain_factors.uncertain(status.factors):
-        told["untrained"] = explain_factors.untrained_facts(status.factors)
-        text.append(_line("less certain", doubt))
+    if doubt := explain_factors.uncertain(status.factors.untrained):
+        told["untrained"] = explain_factors.untrained_facts(status.factors.untrained)
+        text.append(_line("less certain", f"power in place: {doubt}"))
     energy_used = EnergyModel.load(energy_model) if wanted or factors else EnergyModel.physics_only()
     if factors:
         listed = explain_factors.told(status.factors, energy_used)

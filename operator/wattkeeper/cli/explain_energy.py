@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.cli import calibrate
+from wattkeeper.cli import calibrate, explain_factors
 from wattkeeper.controller import counterfactual, reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Slo, Target
@@ -21,6 +21,7 @@ from wattkeeper.energy import columns, contributions, points
 from wattkeeper.energy.calibration import Calibration
 from wattkeeper.energy.contributions import CAUSES, DIMENSIONS, State
 from wattkeeper.energy.model import EnergyModel
+from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.planner import front, words
 from wattkeeper.planner.front import Option
 from wattkeeper.planner.plan import examine
@@ -77,6 +78,8 @@ class EnergyExplained:
     in_place: Move
     static: Move
     static_target: Target
+    untrained: tuple[Untrained, ...]
+    """What widens the interval of the plan's watts."""
     factors: tuple[tuple[str, str, float], ...]
     """Of the learned part: factor, dimension, share of ln(watts); largest first."""
     options: tuple[Option, ...]
@@ -91,7 +94,7 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     measured = None if owner is None else (status.profile.model_profile or "", owner.spec)
     profile = reachable.profile_of(spec, status, measured)
     readings, _ = calibrate.readings_of(status, owner, energy.version)
-    calibration = Calibration(kernel=energy.kernel, readings=readings) if readings else None
+    calibration = Calibration(kernel=energy.kernel_of(profile), readings=readings) if readings else None
     request = restated.request(service, spec, status, profile, calibration=calibration, energy=energy)
     search = examine([request], energy=energy, settings=PlannerSettings())[0].search
     if search is None or search.error:
@@ -121,6 +124,7 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
         in_place=_move(before, after, energy, from_watts=in_place_watts, watts=watts),
         static=_move(_state(search, static), after, energy, from_watts=static_watts, watts=watts),
         static_target=static_target,
+        untrained=energy.outside(after.points)[0],
         factors=tuple(sorted(named, key=lambda item: -abs(item[2]))),
         options=tuple(options),
     )
@@ -170,6 +174,7 @@ def facts(found: EnergyExplained) -> dict[str, Any]:
         "joulesPerToken": found.watts / found.tokens_per_second,
         "inPlaceWatts": found.in_place.from_watts,
         "inPlaceJoulesPerToken": found.in_place.from_watts / found.tokens_per_second,
+        "untrained": explain_factors.untrained_facts(found.untrained),
         **_move_facts(found.in_place),
         "learnedByFactor": [
             {"name": name, "dimension": dimension, "share": share} for name, dimension, share in found.factors
@@ -198,6 +203,8 @@ def lines(found: EnergyExplained) -> Iterator[str]:
         f"  energy:        {words.watts(found.watts)} planned against {words.watts(place.from_watts)} in place "
         f"({_change(found.watts, place)}), by {found.energy_model}"
     )
+    if doubt := explain_factors.uncertain(found.untrained):
+        yield f"    less certain: {doubt}"
     if _still(found.watts, place):
         yield "    the plan is what is in place: nothing moves the watts"
     else:

@@ -3,7 +3,7 @@
 Values and reasons come from the status; what a factor is comes from the schema, its trained range from the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from wattkeeper.energy import factor_schema
 from wattkeeper.energy.factor_kinds import Dimension
 from wattkeeper.energy.factor_schema import Listed
 from wattkeeper.energy.model import EnergyModel
+from wattkeeper.energy.trained_range import Untrained
 
 _HEADINGS = ("factor", "value", "unit", "source", "known", "trained on")
 _WORD = "name"
@@ -145,26 +146,30 @@ def _padded(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def uncertain(status: FactorsStatus) -> str:
-    """Which factors widen the interval of the power in place, in a few words; empty: none."""
-    if not status.untrained:
+def uncertain(untrained: Sequence[UntrainedFactor | Untrained]) -> str:
+    """Which factors widen the interval of predicted power, in a few words; empty: none."""
+    if not untrained:
         return ""
-    parts = [_outside(each) for each in status.untrained[:_SHOWN]]
-    more = len(status.untrained) - _SHOWN
-    parts += [f"{more} more, see --factors"] if more > 0 else []
+    parts = [_outside(each) for each in untrained[:_SHOWN]]
+    more = len(untrained) - _SHOWN
+    parts += [f"{more} more, see --output json"] if more > 0 else []
     return f"the energy model saw nothing like {'; '.join(parts)}"
 
 
-def untrained_facts(status: FactorsStatus) -> list[Mapping[str, Any]]:
+def untrained_facts(untrained: Sequence[UntrainedFactor | Untrained]) -> list[dict[str, Any]]:
     """The same for programs."""
-    return [each.model_dump(by_alias=True) for each in status.untrained]
+    return [
+        {"name": each.name, "unit": each.unit, "value": each.value, "low": each.low, "high": each.high}
+        for each in untrained
+    ]
 
 
-def _outside(each: UntrainedFactor) -> str:
+def _outside(each: UntrainedFactor | Untrained) -> str:
     unit = "" if each.unit == "1" else f" {each.unit}"
     here = "which is not known" if each.value is None else f"{_number(each.value)}{unit}"
     return f"{each.name} {here} (trained on {_number(each.low)} to {_number(each.high)})"
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+    """Three digits, and all of a number of up to seven."""
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:.3g}"

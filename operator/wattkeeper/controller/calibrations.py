@@ -7,7 +7,7 @@ and only on the version that it knows. What somebody else writes or deletes ther
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pydantic
@@ -29,6 +29,7 @@ from wattkeeper.controller.kube import (
 from wattkeeper.controller.resolve import Service, ServiceKey
 from wattkeeper.energy.calibration import Calibration, CalibrationKernel, Reading
 from wattkeeper.energy.learnt import LearntBin, LearntReadings
+from wattkeeper.physics.profile import ServingProfile
 
 _log = logging.getLogger(__name__)
 MOST_CALIBRATIONS = 8
@@ -75,7 +76,8 @@ class Calibrations:
 
     kube: Kube
     cache: cluster.ClusterCache
-    kernel: CalibrationKernel
+    kernel_of: Callable[[ServingProfile | None], CalibrationKernel]
+    """How the error of a deployment varies: `EnergyModel.kernel_of`."""
     energy_model: str
     """Version of the energy model in use; what another one taught is not used."""
     every_seconds: float = 60.0
@@ -102,13 +104,13 @@ class Calibrations:
 
     def learn(self, service: Service, readings: Iterable[Reading], *, wall: float) -> None:
         """Take readings of a service in."""
-        book = self.of(service)
+        book, kernel = self.of(service), self.kernel_of(service.profile)
         for reading in readings:
-            book.readings = book.readings.take(reading, self.kernel, now_seconds=wall)
+            book.readings = book.readings.take(reading, kernel, now_seconds=wall)
 
     def calibration(self, service: Service, *, wall: float) -> Calibration | None:
         """What the energy model conditions on for this service; None where nothing was measured."""
-        return self.of(service).readings.calibration(self.kernel, now_seconds=wall)
+        return self.of(service).readings.calibration(self.kernel_of(service.profile), now_seconds=wall)
 
     def kept_in_service(self, service: Service) -> CalibrationStatus | None:
         """What the service's own status has to keep; None where a ModelProfile does, or nothing was learnt."""

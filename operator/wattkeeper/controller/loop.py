@@ -79,7 +79,7 @@ class FleetLoop:
         self.calibrations = Calibrations(
             kube=self.kube,
             cache=self.cache,
-            kernel=self.energy.kernel,
+            kernel_of=self.energy.kernel_of,
             energy_model=self.energy.version,
             every_seconds=self.settings.observed_refresh_seconds,
         )

@@ -22,7 +22,7 @@ _SHARES = {
     "weight_read_share": _READS,
     "kv_read_share": ("kv_read",),
     "compute_share": _COMPUTE,
-    "media_share": ("media", "requests"),
+    "media_share": ("media", "media_host", "requests"),
 }
 FACTS: tuple[str, ...] = (
     "log2_batch",

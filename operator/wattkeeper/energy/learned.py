@@ -10,7 +10,7 @@ conditioned on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,10 @@ _TERM_LISTS = {"textbook": terms.TEXTBOOK, "full": tuple(range(len(terms.NAMES))
 _PROCESS_ITERATIONS = 30
 BOUND_LOG = 0.3
 """Of residuals that the process learns from; chosen on the development rows among 0.3 and none."""
+NEW_GPU_SD_LOG = roofline.RELATIVE_ERROR
+"""Spread that a type of GPU without training runs adds: the catalogue's error of a pair that nobody measured."""
+_SIGMAS = 1.645
+"""From one sigma to the half-width of a 90 % interval."""
 _LEAST_SD = 0.01
 _KERNEL_BOUNDS = ((0.01, 1.0), (0.01, 0.5), (0.5, 8.0), (0.01, 0.3))
 """Of level, shape, length in doublings, and noise."""
@@ -175,10 +179,7 @@ class Priors:
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """Of N runs: ln of the target, its spread before it is scaled, and the prior's part; (N,).
-
-    For a type of GPU that no training run had the error of a pair nobody measured (`roofline`) is in the spread.
-    """
+    """Of N runs: ln of the target, its spread before it is scaled, and the prior's part; (N,)."""
 
     log_value: FloatArray
     sd_log: FloatArray
@@ -201,8 +202,16 @@ class Learned:
     kernel: CalibrationKernel
 
     def predict(self, runs: Runs) -> Predicted:
-        """Cold predictions."""
-        return _predicted(self.target, self.priors, self.boosters, self.process, runs)
+        """Cold predictions; wider for a type of GPU that no training run had."""
+        found = _predicted(self.target, self.priors, self.boosters, self.process, runs)
+        new = np.where(np.isin(runs.gpu, list(self.priors.joules.gpu_deviation)), 0.0, NEW_GPU_SD_LOG)
+        return replace(found, sd_log=np.hypot(found.sd_log, _SIGMAS * new / self.spread))
+
+    def kernel_on(self, gpu: str) -> CalibrationKernel:
+        """What readings of a deployment on this GPU are conditioned with: on a new type more is open."""
+        if gpu in self.priors.joules.gpu_deviation:
+            return self.kernel
+        return replace(self.kernel, level_sd_log=float(np.hypot(self.kernel.level_sd_log, NEW_GPU_SD_LOG)))
 
     def tree_shares(self, runs: Runs) -> FloatArray:
         """What each column adds to the prediction through the trees, over their mean; (N, len(features.COLUMNS))."""
@@ -282,9 +291,10 @@ def _predicted(
     columns, base = priors.columns(runs), priors.log_value(runs, target)
     trees = np.mean([boosting.predict(booster, columns) for booster in boosters], axis=0)
     mean, sd = process.mean_and_sd(_inputs(columns, runs))
-    new_gpu = np.where(np.isin(runs.gpu, list(priors.joules.gpu_deviation)), 0.0, roofline.RELATIVE_ERROR)
-    spread = np.sqrt(np.square(sd) + np.exp(2.0 * process.kernel.noise_log) + np.square(new_gpu))
-    return Predicted(log_value=base + (trees + mean) / 2.0, sd_log=np.maximum(spread, _LEAST_SD), prior_log=base)
+    noise = np.exp(process.kernel.noise_log)
+    return Predicted(
+        log_value=base + (trees + mean) / 2.0, sd_log=np.maximum(np.hypot(sd, noise), _LEAST_SD), prior_log=base
+    )
 
 
 def _inputs(columns: FloatArray, runs: Runs) -> gp.Inputs:

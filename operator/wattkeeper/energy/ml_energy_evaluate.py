@@ -15,17 +15,21 @@ import numpy as np
 import pandas as pd
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import baselines, calibration, data, estimate, evaluate, learned
+from wattkeeper.energy import baselines, calibration, data, estimate, evaluate, learned, ml_energy_runs
 from wattkeeper.energy.baselines import Method, Rows
 from wattkeeper.energy.calibration import Reading
 from wattkeeper.energy.half_width import half_width
 from wattkeeper.energy.held_out import HeldOut
 from wattkeeper.energy.learned import IndexArray, Learned, Runs, Target
 
-MODEL, PRIOR, SHIPPED = "model", "fitted physics", "shipped"
+MODEL, PRIOR, CATALOGUE = "model", "fitted physics", "catalogue x trees"
+CONTEXT, PROMPTS = "context_tokens", "tokens_per_output_token"
+"""Columns that give the baselines what the model knows of the measured window, besides their own factors."""
 SPLITS = ("curve", "model", "backbone", "GPU")
 FOLDS = 5
 READINGS = (1, 2, 3)
+DRAWS = 4
+"""Of random readings: each row is scored up to so many times."""
 _SIGMAS = 1.645
 """Of a 90 % interval after readings, where the kernel's deviations come from held-out errors."""
 FLOORS: Mapping[Target, float | None] = {"J/token": 96.0, "W per GPU": None}
@@ -43,10 +47,10 @@ METHODS: dict[str, Method] = {
     "hardware": baselines.hardware,
     "LightGBM": baselines.plain_trees,
     "physics": baselines.physics,
-    SHIPPED: evaluate.METHODS["hybrid"],
+    CATALOGUE: evaluate.METHODS["hybrid"],
 }
-"""`physics` is the catalogue's estimate as it is; `shipped` is that times the trees in the package."""
-SHIFTED = ("log-linear", "LightGBM", "physics", SHIPPED)
+"""`physics` is the catalogue's estimate as it is; the last is that times trees."""
+SHIFTED = ("log-linear", "LightGBM", "physics", CATALOGUE)
 """Methods that are shown after readings; the others predict in a unit in which a factor means nothing."""
 WITH_INTERVAL = ("log-linear", "LightGBM")
 """Baselines whose interval is reported beside the model's."""
@@ -64,9 +68,12 @@ class Tables:
 def tables(folder: Path) -> Tables:
     """Raises DataFileError: a data file is missing or not the expected one."""
     table = data.load_ml_energy(folder)
+    did = ml_energy_runs.sequences(table)
+    table[CONTEXT] = did.context_tokens
+    table[PROMPTS] = 1.0 + did.begun_per_token * did.new_share * did.prompt_tokens
     estimated = estimate.closed_loop_runs(table)
-    rows, kept = evaluate.rows_of(table, estimated, "joules_per_token")
-    watts, _ = evaluate.rows_of(table, estimated, "watts")
+    rows, kept = evaluate.rows_of(table, estimated, "joules_per_token", settings=(CONTEXT, PROMPTS))
+    watts, _ = evaluate.rows_of(table, estimated, "watts", settings=(CONTEXT, PROMPTS))
     groups = {name: kept[f"group_{name}"] for name in ("curve", "model", "backbone")} | {"GPU": kept["gpu"]}
     return Tables(runs=learned.runs_of(kept), rows={"J/token": rows, "W per GPU": watts}, groups=groups)
 
@@ -138,42 +145,43 @@ def _calibrated(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], *, see
 
 
 def _after(cold: HeldOut, runs: Runs, models: Mapping[int, Learned], number: int, kind: str, *, seed: int) -> HeldOut:
-    """The rows that are left once each deployment with more rows gave `number` readings."""
+    """The rows that are left once each deployment with more rows gave `number` readings; once per draw."""
     rng = np.random.default_rng([seed, number])
     deployments = runs.groups[:, 3]
-    predicted = {name: cold.predicted[name].copy() for name in (MODEL, *SHIFTED)}
-    half = np.zeros(len(runs))
-    left: list[int] = []
+    rows: list[IndexArray] = []
+    halves: list[FloatArray] = []
+    moves: dict[str, list[FloatArray]] = {name: [] for name in (MODEL, *SHIFTED)}
     for name in np.unique(deployments):
         index = np.flatnonzero(deployments == name)
         index = index[np.argsort(runs.batch[index], kind="stable")]
         if len(index) <= number:
             continue
-        picked = rng.permutation(len(index))[:number] if kind == "random" else designed(len(index), number)
-        given, rest = index[picked], np.delete(index, picked)
-        left.extend(rest)
-        model = models[int(cold.fold[rest[0]])]
-        errors = np.log(cold.measured[given] / predicted[MODEL][given])
-        readings = [
-            Reading(batch=float(runs.batch[row]), error_log=float(error))
-            for row, error in zip(given, errors, strict=True)
-        ]
-        mean, sd = calibration.condition(model.kernel, readings, runs.batch[rest])
-        half[rest] = _SIGMAS * np.hypot(sd, model.kernel.noise_sd_log)
-        for method in predicted:
-            shift = np.log(cold.measured[given] / cold.predicted[method][given]).mean()
-            predicted[method][rest] *= np.exp(mean if method == MODEL else shift)
-    keep = np.sort(np.array(left, dtype=np.int_))
+        kernel = models[int(cold.fold[index[0]])].kernel_on(str(runs.gpu[index[0]]))
+        for _ in range(DRAWS if kind == "random" else 1):
+            picked = rng.permutation(len(index))[:number] if kind == "random" else designed(len(index), number)
+            given, rest = index[picked], np.delete(index, picked)
+            errors = {method: np.log(cold.measured[given] / cold.predicted[method][given]) for method in moves}
+            readings = [
+                Reading(batch=float(runs.batch[row]), error_log=float(error))
+                for row, error in zip(given, errors[MODEL], strict=True)
+            ]
+            mean, sd = calibration.condition(kernel, readings, runs.batch[rest])
+            rows.append(rest)
+            halves.append(_SIGMAS * np.hypot(sd, kernel.noise_sd_log))
+            for method, made in moves.items():
+                made.append(mean if method == MODEL else np.full(len(rest), errors[method].mean()))
+    kept = np.concatenate(rows)
+    predicted = {name: cold.predicted[name][kept] * np.exp(np.concatenate(made)) for name, made in moves.items()}
     return HeldOut(
         data=cold.data,
         target=cold.target,
         split=cold.split,
         calibration=f"+{number} {kind}",
-        groups=cold.groups[keep],
-        fold=cold.fold[keep],
-        measured=cold.measured[keep],
-        predicted={name: values[keep] for name, values in predicted.items()},
-        interval={MODEL: _ends(predicted[MODEL][keep], half[keep])},
+        groups=cold.groups[kept],
+        fold=cold.fold[kept],
+        measured=cold.measured[kept],
+        predicted=predicted,
+        interval={MODEL: _ends(predicted[MODEL], np.concatenate(halves))},
         floor=cold.floor,
     )
 

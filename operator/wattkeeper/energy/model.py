@@ -71,8 +71,6 @@ class EnergyModel:
         """Why no trained correction is in use, for people; empty where nothing is wrong."""
         self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
-        self.kernel = _PHYSICS_KERNEL if correction is None else correction.model.kernel
-        """How the error of a deployment that was never measured varies: what readings of it are conditioned on."""
 
     @staticmethod
     def load(path: Path | None = None) -> "EnergyModel":
@@ -139,6 +137,15 @@ class EnergyModel:
             _bounded(state, correction)
             for state, (correction, _) in zip(states, self._corrections(states), strict=True)
         ]
+
+    def kernel_of(self, profile: ServingProfile | None) -> CalibrationKernel:
+        """How the error of a deployment that was never measured varies: what readings of it are conditioned on.
+
+        Wider on a card that no training run had (None: not known which).
+        """
+        if self.correction is None or profile is None:
+            return _PHYSICS_KERNEL
+        return self.correction.model.kernel_on(profile.gpu.name)
 
     def of_runs(self, state: points.OperatingPoints, runs: Runs) -> tuple[FloatArray, FloatArray]:
         """Watts per GPU while iterating and half-width (ln) of their 90 % interval, (N,), of measured runs.

@@ -19,6 +19,7 @@ from wattkeeper.energy import baselines, data, estimate, evaluate, gp
 from wattkeeper.energy.baselines import Method, Rows
 from wattkeeper.energy.half_width import half_width
 from wattkeeper.energy.held_out import HeldOut
+from wattkeeper.energy.ml_energy_evaluate import CATALOGUE
 from wattkeeper.energy.ml_energy_evaluate import METHODS as PLAIN
 
 MODEL, TREES = "model", "physics x trees"
@@ -48,7 +49,7 @@ def _inputs(rows: Rows) -> gp.Inputs:
 METHODS: dict[str, Method] = {
     MODEL: _model,
     TREES: evaluate.METHODS["hybrid"],
-    **{name: method for name, method in PLAIN.items() if name not in ("physics", "shipped")},
+    **{name: method for name, method in PLAIN.items() if name not in ("physics", CATALOGUE)},
     "physics": baselines.scaled_physics,
 }
 WITH_INTERVAL = (MODEL, "log-linear", "LightGBM")

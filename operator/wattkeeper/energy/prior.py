@@ -24,10 +24,10 @@ REFERENCE_POWER_SHARE = 0.6
 """Joules are taken relative to this share of the card's power limit, about what light decode draws."""
 HUBER_WIDTH_LOG = 0.15
 """Residuals beyond this count in proportion to their size instead of its square."""
-RIDGE_COMMON = 0.01
+RIDGE_COMMON = 0.005
 """Pull of theta towards 0, per row."""
-RIDGE_GPU = 0.02
-"""Pull of a GPU type's deviation towards 0, per row."""
+RIDGE_GPU = 0.01
+"""Pull of a GPU type's deviation towards 0, per row; both chosen on the development rows (docs/accuracy/energy.md)."""
 _BOUND = 8.0
 
 

@@ -158,7 +158,8 @@ class _Methods:
             Reading(batch=float(batch), error_log=float(error))
             for batch, error in zip(self.known["batch"], self._errors_log(model), strict=True)
         ]
-        mean, _ = calibration.condition(model.kernel, readings, asked["batch"].to_numpy(dtype=np.float64))
+        profile = estimate.closed_loop_runs(self.known.assign(max_num_seqs=self.known["batch"]))[0].points.profile
+        mean, _ = calibration.condition(model.kernel_of(profile), readings, asked["batch"].to_numpy(dtype=np.float64))
         return np.exp(mean)
 
 

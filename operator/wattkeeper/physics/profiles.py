@@ -83,7 +83,8 @@ def serving_profile(
     energy = roofline.energy(spec, gpu, shards=tensor * pipeline, demand=demand)
     capacity = data * kv.roofline_capacity_tokens(
         gpu,
-        weight_bytes_per_gpu=spec.weight_bytes / (tensor * pipeline),
+        # vLLM shares routed experts among data parallel ranks; each rank holds all other weights.
+        weight_bytes_per_gpu=(spec.weight_bytes - (1.0 - 1.0 / data) * spec.expert_bytes) / (tensor * pipeline),
         kv_bytes_per_token=kv_bytes,
         memory_utilisation=kv.default_memory_utilisation(engine),
     )

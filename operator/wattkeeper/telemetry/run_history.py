@@ -152,7 +152,7 @@ def read(
 
 
 def _by_pod(grid: _Grid) -> dict[PodKey, list[tuple[Labels, FloatArray]]]:
-    """Series by the pod that they name. Raises TelemetryError: there are series, but none names a pod."""
+    """Series by the pod that they name."""
     found: dict[PodKey, list[tuple[Labels, FloatArray]]] = {}
     for labels, values in grid:
         key = aliases.pod_key(labels)
@@ -215,9 +215,10 @@ def _replica(
 
 
 def _cards(gpus: Mapping[str, _Grid], pods: Iterable[PodKey]) -> dict[PodKey, list[GpuHistory]]:
-    """Cards by the pod that held them. Not the slices of a card (MIG), nor where two pods hold one at a time.
+    """Cards by the pod that held them.
 
-    A slice has no power of its own, and of a shared card nobody knows whose the power is: both are left without watts.
+    A slice of a card (MIG) has no power of its own, and where two pods hold one nobody knows whose the power is: both
+    are left without watts.
     """
     wanted = set(pods)
     columns = {
