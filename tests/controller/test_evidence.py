@@ -134,6 +134,20 @@ def test_requests_never_seen_is_not_idle(world):
     assert world.caps() == []
 
 
+def test_a_model_file_of_another_version_leaves_physics_and_says_so(world, tmp_path):
+    old = tmp_path / "energy-v1.json"
+    old.write_text('{"format": "wattkeeper-energy-model", "format_version": 1, "payload": {}}')
+    world.energy_model = old
+    world.restart()
+    world.fleet(replicas=3, rate=4.0)
+    world.create(service(world.namespace))
+    world.tick(2)
+    assert world.said("ModelTrusted") == ("False", "NoEnergyModel")
+    message = world.condition("ModelTrusted")["message"]
+    assert "physics alone" in message and "energy-v1.json has format 1, this program reads 2" in message
+    assert world.status()["plan"]["reason"]
+
+
 def test_a_model_that_drifts_is_not_trusted(world):
     world.fleet(replicas=3, rate=4.0)
     world.create(service(world.namespace))

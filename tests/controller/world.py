@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kubernetes import client
@@ -187,6 +188,7 @@ class World:
     source: SettableSource = dataclasses.field(default_factory=SettableSource)
     settings: Object = dataclasses.field(default_factory=dict)
     offset: float = 0.0
+    energy_model: Path | None = None
 
     def __post_init__(self) -> None:
         self.api = self.cluster.api
@@ -215,7 +217,13 @@ class World:
         }
         collector = Collector(self.source, 3600.0, clock=self.now)
         return Operator(
-            RunOptions(api=self.api, settings=OperatorSettings(**settings), http_port=0, lease=False),
+            RunOptions(
+                api=self.api,
+                settings=OperatorSettings(**settings),
+                http_port=0,
+                lease=False,
+                energy_model=self.energy_model,
+            ),
             Measurements(default=MetricsSourceKind.PROMETHEUS, prometheus=collector),
             clock=Clock(speed_up=self.speed_up, wall=self.now),
         )

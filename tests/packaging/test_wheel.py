@@ -30,7 +30,7 @@ def test_every_file_of_the_package_is_in(wheel):
     packed = set(wheel.namelist())
     assert wanted - packed == set()
     data = {Path(name).suffix for name in wanted} - {".py"}
-    assert {".yaml", ".tsv", ".json", ".j2", ".typed"} <= data
+    assert {".yaml", ".tsv", ".gz", ".j2", ".typed"} <= data
     assert {name.split("/")[0] for name in packed} == {"wattkeeper", next(iter(_info(packed)))}
 
 

@@ -88,7 +88,8 @@ def test_the_critical_scale_is_where_the_verdict_turns(classes, iteration, limit
     assert below.cause.item() is Cause.NONE
     assert not bool(above.stable)
     if found.binding.item() is not Constraint.COMPUTE:
-        assert above.cause.item().value == found.binding.item().value
+        # Two limits may bind at once: then either is told.
+        assert above.cause.item().value in {found.binding.item().value, below.binding.item().value}
     assert float(below.critical_rate) == pytest.approx(float(found.critical_rate), rel=1e-9)
 
 
