@@ -1,13 +1,16 @@
 """Limits are planned with what a service may draw: readings of the live loop reach the plan and its replays."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from tests.controller.test_calibrations import play
 from tests.controller.world import service
 from tests.energy import fleet
+from wattkeeper.controller import caution
 from wattkeeper.controller.caution import Caution
+from wattkeeper.energy.caution import Read
 from wattkeeper.planner import plan as planning
 
 ESTIMATED = "Qwen/Qwen3-8B"
@@ -61,3 +64,15 @@ def test_nothing_waits_for_watts_that_nobody_measures_or_for_ever():
         assert not Caution().waits(profile, **unread | changed)
     assert not Caution(factor=1.2).waits(profile, **unread)
     assert not Caution().waits(fleet.profile(*fleet.FITTED), **unread)
+
+
+def test_readings_at_a_limit_add_to_what_was_known_and_do_not_pile_up(monkeypatch):
+    profile, book = fleet.profile(*fleet.FITTED), Caution()
+    found = iter([Read(factor=1.1, at_limit=False), Read(factor=1.3, at_limit=True), Read(factor=1.0, at_limit=True)])
+    monkeypatch.setattr(caution, "_read", lambda *_, **__: next(found))
+    service_, seen = SimpleNamespace(profile=profile), SimpleNamespace(workload=fleet.workload())
+    factors = []
+    for minute in range(3):
+        book.look(service_, seen, object(), cap_watts=300.0, model=None, now=61.0 * minute)
+        factors.append(book.factor)
+    assert factors == [1.1, 1.3, 1.1]

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.energy import fleet
-from wattkeeper.energy import correction, data, factors, fitting, learned_file
+from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.energy import correction, data, factors, features, fitting, learned_file, terms
 from wattkeeper.energy.correction import KNOTS_PER_DOUBLING, Correction
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.energy.points import OperatingPoints, closed_loop
+from wattkeeper.physics import profiles
 
 SHIPPED = EnergyModel.load()
 KNOWN = ("Qwen/Qwen3-32B", "nvidia-b200", 1)
@@ -139,6 +141,34 @@ def test_caution_about_limits_changes_no_correction_and_makes_no_table():
     careful = replace(state, profile=replace(state.profile, cap_caution=float("inf")))
     np.testing.assert_array_equal(made.at([careful])[0], before)
     assert len(made._tables) == 1
+
+
+def test_a_users_own_deployment_goes_before_public_ones():
+    made = fresh()
+    public = next(each for each in made._deployments if each.model == KNOWN[0] and each.gpu == KNOWN[1])
+    mine = replace(
+        public, log2_prompt=20.0, multimodal=False, groups=(KNOWN[0], "qwen3-32b", "own|x", "mine"), own=True
+    )
+    other = Correction(
+        made.model, trained=made.trained, half_widths=made.half_widths, deployments=[*made._deployments, mine]
+    )
+    state = loop(KNOWN, batch=[8.0])
+    assert other.runs([state]).groups[0, 3] == "mine"
+    assert made.runs([state]).groups[0, 3] != "mine"
+
+
+def test_a_smaller_kv_cache_dtype_is_seen():
+    plain = fleet.profile(*KNOWN)
+    eight_bit = profiles.serving_profile(
+        model=KNOWN[0], accelerator=KNOWN[1], gpus_per_replica=KNOWN[2], engine=EngineSettings(kv_cache_dtype="fp8"),
+    )  # fmt: skip
+    assert eight_bit.kv_bytes_per_token == pytest.approx(plain.kv_bytes_per_token / 2)
+    runs = fresh().runs([replace(loop(KNOWN, batch=[64.0]), profile=each) for each in (plain, eight_bit)])
+    column = terms.NAMES.index("kv_read")
+    assert runs.term_seconds[1, column] == pytest.approx(runs.term_seconds[0, column] / 2)
+    assert runs.facts[0, features.FACTS.index("log2_kv_bytes")] - 1 == pytest.approx(
+        runs.facts[1, features.FACTS.index("log2_kv_bytes")]
+    )
 
 
 def test_tables_do_not_pile_up(monkeypatch):

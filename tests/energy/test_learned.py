@@ -93,7 +93,7 @@ def test_a_new_type_of_gpu_is_less_sure_and_readings_of_it_count_more(tables):
     index = some(tables)
     runs, fold = tables.runs[index], folds(tables, index)
     train, test = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
-    model = learned.fit(runs[train], "W per GPU", inner=fold[train], seed=0, term_list="textbook")
+    model = learned.fit(runs[train], "W per GPU", inner=fold[train], seed=0)
     known = runs[test]
     other = dataclasses.replace(known, gpu=np.full(len(known), "another"))
     # The prior of a type without data goes by the common scales, so that only the spread is compared.

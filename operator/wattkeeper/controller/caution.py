@@ -22,6 +22,8 @@ class Caution:
     """What is known of one service. Lost at a restart: readings at a limit that is in force then say little."""
 
     factor: float | None = None
+    free: float | None = None
+    """The factor of the last readings that no limit held."""
     looked: float | None = None
     """Decision time of the last look."""
 
@@ -40,13 +42,14 @@ class Caution:
         if profile is None or workload is None or (self.looked is not None and now - self.looked < _REFRESH_SECONDS):
             return
         if calibration is None:
-            self.factor = None
+            self.factor = self.free = None
             return
         found = _read(profile, workload, calibration, cap_watts=cap_watts, model=model)
         if found is None:
             return
         self.looked = now
-        self.factor = caution.remembered(self.factor, found, unread=caution.unread(profile))
+        self.factor = caution.remembered(self.free, found, unread=caution.unread(profile))
+        self.free = self.free if found.at_limit else found.factor
 
     def waits(self, profile: ServingProfile, *, measured: bool, cap_watts: float | None, seen_seconds: float) -> bool:
         """True where power is better left alone: at full power a reading is on its way that a limit would spoil.

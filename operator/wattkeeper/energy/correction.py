@@ -20,7 +20,7 @@ from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import factors, learned, points
 from wattkeeper.energy.data import backbone
 from wattkeeper.energy.learned import Learned, Predicted
-from wattkeeper.physics import catalogue, profiles
+from wattkeeper.physics import catalogue, kv, profiles
 from wattkeeper.physics.profile import ServingProfile
 
 PHYSICS_HALF_WIDTH_LOG = 0.6
@@ -68,6 +68,8 @@ class Deployment:
     multimodal: bool
     groups: tuple[str, str, str, str]
     """As in `learned.Runs`."""
+    own: bool = False
+    """A user's own, not of a public set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,7 @@ class Correction:
                 "gpu": profile.gpu.name,
                 "num_gpus": float(profile.gpus_per_replica),
                 "data_parallel": float(profile.data_parallel_size),
+                "kv_bytes_ratio": _kv_bytes_ratio(profile),
                 "max_num_seqs": np.maximum(state.batch, 1.0),
                 "prompt_tokens": prompt,
                 "output_tokens": output,
@@ -164,7 +167,10 @@ class Correction:
     def _members(
         self, profile: ServingProfile, log2_prompt: float, log2_output: float, multimodal: float
     ) -> tuple[str, str, str, str]:
-        """Model, backbone, task and deployment: of the nearest lengths where this deployment was measured."""
+        """Model, backbone, task and deployment: of the nearest lengths where this deployment was measured.
+
+        A user's own deployments go before public ones: another machine's cards draw other watts.
+        """
         model = canonical(profile.model)
         asked = (model, profile.gpu.name, profile.gpus_per_replica, profile.data_parallel_size, multimodal > 0)
         like = [
@@ -174,7 +180,11 @@ class Correction:
         ]
         if like:
             nearest = min(
-                like, key=lambda each: abs(each.log2_prompt - log2_prompt) + abs(each.log2_output - log2_output)
+                like,
+                key=lambda each: (
+                    not each.own,
+                    abs(each.log2_prompt - log2_prompt) + abs(each.log2_output - log2_output),
+                ),
             )
             group, base, task, curve = nearest.groups
             return group, base, task.partition("|")[0], curve
@@ -252,6 +262,13 @@ class Correction:
             half = np.maximum(half, widths.physics)
         half = card * half + (1.0 - card) * PHYSICS_HALF_WIDTH_LOG
         return np.stack([correction, half])
+
+
+def _kv_bytes_ratio(profile: ServingProfile) -> float:
+    """KV bytes of a token over those of the model's default dtype, as of a replica without pipeline stages."""
+    ranks = max(1, profile.gpus_per_replica // profile.data_parallel_size)
+    default = kv.demand(profiles.architecture(profile.model), tensor_parallel=ranks).bytes_per_token()
+    return profile.kv_bytes_per_token / default if default > 0 else 1.0
 
 
 def _without_caution(profile: ServingProfile) -> ServingProfile:

@@ -49,7 +49,7 @@ COLUMNS: tuple[str, ...] = (*FACTS, *_SHARES, "prior_log_power")
 def facts(deployment: Deployment, steps: Steps) -> FloatArray:
     """Facts of N steps of one deployment, (N, len(FACTS)); rounded, so that a last bit moves no tree's split."""
     model, gpu = deployment.model, deployment.gpu
-    nominal = kv.demand(model, tensor_parallel=1).bytes_per_token()
+    nominal = deployment.kv_bytes_ratio * kv.demand(model, tensor_parallel=1).bytes_per_token()
     one = np.ones(len(steps))
     columns = {
         "log2_batch": np.log2(np.maximum(steps.batch, 2.0**-10)),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import estimate, evaluate, factors, learned, learned_file
+from wattkeeper.energy import data, estimate, evaluate, factors, learned, learned_file
 from wattkeeper.energy.artefact import Payload
 from wattkeeper.energy.baselines import Rows
 from wattkeeper.energy.correction import Deployment, canonical, deployment_groups
@@ -140,5 +140,6 @@ def _deployments(table: pd.DataFrame, runs: Runs) -> Iterator[dict[str, Any]]:
             log2_output=round(float(output), _DIGITS),
             multimodal=bool(first["multimodal"] > 0),
             groups=deployment_groups(runs.groups[own[0]]),
+            own=bool(first["source"] != data.ML_ENERGY_V3.name),
         )
         yield asdict(found) | {"groups": list(found.groups)}

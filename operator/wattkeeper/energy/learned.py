@@ -96,7 +96,7 @@ class Runs:
 
 
 def runs_of(table: pd.DataFrame) -> Runs:
-    """Runs of the tidy table (`energy.data`) with a column `data_parallel`, in its order.
+    """Runs of the tidy table (`energy.data`), in its order; a column `kv_bytes_ratio` (`terms.Deployment`) is optional.
 
     A run always decodes `max_num_seqs` sequences; the measured batch is known only after acting and is not used. What
     the sequences did meanwhile is in `ml_energy_runs`.
@@ -106,13 +106,16 @@ def runs_of(table: pd.DataFrame) -> Runs:
     seconds, facts = np.zeros((count, len(terms.NAMES))), np.zeros((count, len(features.FACTS)))
     positions = pd.Series(np.arange(count), index=table.index)
     did = ml_energy_runs.sequences(table)
-    for _, rows in table.groupby(["model", "gpu", "num_gpus", "data_parallel"], sort=True):
+    if "kv_bytes_ratio" not in table:
+        table = table.assign(kv_bytes_ratio=1.0)
+    for _, rows in table.groupby(["model", "gpu", "num_gpus", "data_parallel", "kv_bytes_ratio"], sort=True):
         first = rows.iloc[0]
         deployment = Deployment(
             model=profiles.architecture(str(first["model"])),
             gpu=catalogue.gpu(str(first["gpu"])),
             gpus=int(first["num_gpus"]),
             data_parallel=int(first["data_parallel"]),
+            kv_bytes_ratio=float(first["kv_bytes_ratio"]),
         )
         index = positions[rows.index].to_numpy()
         batch = rows["max_num_seqs"].to_numpy(dtype=np.float64)

@@ -29,6 +29,8 @@ class Deployment:
     gpus: int
     data_parallel: int = 1
     """Groups of GPUs that attend to sequences of their own; experts are shared by all."""
+    kv_bytes_ratio: float = 1.0
+    """KV bytes of a token over those of the model in its default dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,10 @@ def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
         "layers": 2e-5 * model.layers * one,
         "dense_read": dense_bytes / (ranks * gpu.bandwidth_bytes_per_second) * one,
         "expert_read": experts_read,
-        "kv_read": own * demand.step_bytes(steps.context_tokens) / gpu.bandwidth_bytes_per_second,
+        "kv_read": own
+        * deployment.kv_bytes_ratio
+        * demand.step_bytes(steps.context_tokens)
+        / gpu.bandwidth_bytes_per_second,
         "decode_compute": compute * steps.batch,
         "prefill_compute": compute * steps.prefill_tokens,
         "reduce_latency": 2e-5 * model.layers * np.log2(deployment.gpus) * one,

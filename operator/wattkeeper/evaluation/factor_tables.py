@@ -29,7 +29,7 @@ def tables(found: FactorAnalysis) -> list[Table]:
         _moved(
             "learned",
             "Learned part of the watts, by factor",
-            "TreeSHAP of the trees that correct the physical estimate, around their mean answer.",
+            "TreeSHAP of the trees on the fitted prior, as half of what is learned, around their mean answer.",
             found.learned,
         )
     )

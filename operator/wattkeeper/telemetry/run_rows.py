@@ -204,7 +204,8 @@ def summary(found: OwnHistory) -> Iterator[str]:
     if found.thinned:
         yield f"  {found.thinned} runs more of operating points that are there often enough"
     for reason, seconds, stretches in left_out_by_reason(found.left_out):
-        yield f"  left out: {_hours(seconds):>8} in {stretches:>4} stretches: {reason.value}"
+        word = "stretch" if stretches == 1 else "stretches"
+        yield f"  left out: {_hours(seconds):>8} in {stretches:>4} {word}: {reason.value}"
         if reason is Reason.NO_WATTS and seconds > _MUCH * found.history_seconds:
             yield "    are GPUs scraped more rarely than --step? Then raise it; else see docs/metrics-read.md"
 
@@ -314,4 +315,6 @@ def _no_rows(histories: Sequence[OwnHistory]) -> str:
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds / 3600.0:.1f} h" if seconds >= 3600.0 else f"{seconds / 60.0:.0f} min"
+    if seconds >= 3600.0:
+        return f"{seconds / 3600.0:.1f} h"
+    return f"{seconds / 60.0:.0f} min" if seconds >= 60.0 else f"{seconds:.0f} s"
