@@ -84,11 +84,11 @@ def test_unscaled_undoes_the_logarithm():
     np.testing.assert_allclose(raw[:, factors.NAMES.index("batch")], [7.0, 32.0], rtol=1e-5)
 
 
-def test_at_full_clock_is_the_estimate_without_lock_and_cap():
+def test_at_another_clock_the_iterations_are_the_same():
     served = fleet.profile(*fleet.ESTIMATED)
-    slowed, _ = points.of_queries([fleet.query(served, batch=[16.0, 64.0], clock=0.6, cap=300.0)])
+    slowed, _ = points.of_queries([fleet.query(served, batch=[16.0, 64.0], clock=0.6)])
     plain, _ = points.of_queries([fleet.query(served, batch=[16.0, 64.0])])
-    full = slowed.at_full_clock()
+    full = slowed.at_clock(np.ones(2))
     np.testing.assert_allclose(full.step_seconds, plain.step_seconds)
     np.testing.assert_allclose(full.busy_watts, plain.busy_watts)
 

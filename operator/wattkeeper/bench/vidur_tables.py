@@ -9,7 +9,7 @@ import numpy as np
 from wattkeeper.bench.vidur import Agreement, Played, Result, Speed
 from wattkeeper.domain.workload import FloatArray
 
-GOAL_SHARE, GOAL_RATIO = 0.05, 250.0
+GOAL_RATIO = 250.0
 METRICS = ("TTFT", "TPOT", "e2e")
 
 

@@ -110,13 +110,6 @@ class OperatingPoints:
         arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "profile"}
         return replace(self, **{name: array[index] for name, array in arrays.items()})
 
-    def at_full_clock(self) -> "OperatingPoints":
-        """The same iterations without clock lock and cap."""
-        if (self.clock_ratio == 1.0).all() and (self.limit_watts >= self.profile.gpu.tdp_watts).all():
-            return self
-        full = self.at_clock(np.ones_like(self.batch))
-        return replace(full, limit_watts=np.full_like(self.batch, self.profile.gpu.tdp_watts))
-
     def at_clock(self, clock_ratio: FloatArray) -> "OperatingPoints":
         """The same iterations at another clock."""
         work = {

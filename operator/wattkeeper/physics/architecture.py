@@ -135,16 +135,6 @@ class ModelSpec:
     tied_embeddings: bool = False
 
     @property
-    def kv_layers(self) -> int:
-        """Layers whose memory grows with the context."""
-        return sum(group.layers for group in self.groups if group.grows)
-
-    @property
-    def attention_layers(self) -> int:
-        """Layers that attend over earlier tokens."""
-        return sum(group.layers for group in self.groups if group.cache is not Cache.STATE)
-
-    @property
     def state_layers(self) -> int:
         """Layers with a state instead of attention."""
         return sum(group.layers for group in self.groups if group.cache is Cache.STATE)

@@ -166,18 +166,6 @@ class Run:
     """Of these, in the policy."""
     decisions: int = 0
 
-    @property
-    def joules_per_output_token(self) -> float | None:
-        """None where no request finished."""
-        tokens = self.requests.output_tokens
-        return self.energy.total_kwh * JOULES_PER_KWH / tokens if tokens else None
-
-    @property
-    def joules_per_request(self) -> float | None:
-        """Per finished request; None where none did."""
-        finished = self.requests.finished
-        return self.energy.total_kwh * JOULES_PER_KWH / finished if finished else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class TraceFacts:
