@@ -86,3 +86,9 @@ def test_readings_at_a_limit_only_add(physics):
     assert caution.remembered(1.4, below, unread=1.0) == below.factor
     assert caution.remembered(None, at_limit, unread=math.inf) == math.inf
     assert caution.remembered(1.1, Read(factor=1.3, at_limit=True), unread=math.inf) == 1.3
+
+
+def test_a_measured_pair_is_believed_within_its_interval_and_no_further(physics):
+    profile = fleet.profile(*fleet.FITTED)
+    assert read(profile, readings(0.05, 0.08), physics).factor == 1.0
+    assert read(profile, readings(0.0, 0.2), physics).factor > 1.1

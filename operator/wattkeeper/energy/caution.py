@@ -6,7 +6,7 @@ datacentre cards; workstation and gaming cards were seen to draw 1.3 to 1.7 time
 
 - before any reading, an estimated pair is planned as if it drew its rated power at any work;
 - readings of the deployment at full power say what it draws: their upper end counts, never less than the estimate;
-- a pair whose energy was fitted or measured is believed until readings say more.
+- a pair whose energy was fitted or measured is believed until readings go beyond its interval.
 
 Readings at a limit in force say how high it is and not what the card wants: see `remembered`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from wattkeeper.energy import points
 from wattkeeper.energy.calibration import Calibration
-from wattkeeper.energy.model import EnergyModel
+from wattkeeper.energy.model import MEASURED_HALF_WIDTH_LOG, EnergyModel
 from wattkeeper.physics.profile import Provenance, ServingProfile
 
 _SIGMAS = 1.28
@@ -57,7 +57,7 @@ def from_readings(
     """After readings of a deployment with these mean lengths (prefix hits taken off) under a limit (None: without one).
 
     The largest ratio over the batches read of what the deployment draws to the physical estimate, both above the floor.
-    None where no batch was read for long enough.
+    1 where a measured pair draws no more than its interval says. None where no batch was read for long enough.
     """
     batch = np.array([reading.batch for reading in calibration.readings if reading.weight >= _LEAST_WEIGHT])
     if not len(batch):
@@ -75,6 +75,8 @@ def from_readings(
     most = drawn if sure else drawn * np.exp(_SIGMAS * spread)
     floor = profile.energy.static_watts
     ratio = float(np.max((most - floor) / np.maximum(state.busy_watts - floor, 1.0)))
+    if sure and (drawn <= state.busy_watts * math.exp(MEASURED_HALF_WIDTH_LOG)).all():
+        ratio = 1.0
     return Read(
         factor=max(1.0, _STEP * math.ceil(ratio / _STEP - 1e-9)),
         at_limit=cap_watts is not None and float(np.max(drawn)) >= _AT_LIMIT * cap_watts,
