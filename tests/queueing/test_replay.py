@@ -198,6 +198,12 @@ def test_what_cannot_be_replayed_is_a_verdict(changes):
     assert found.ttft_seconds == found.tpot_upper_seconds == math.inf and found.attainment == 0.0
 
 
+def test_a_rate_of_next_to_nothing_is_refused_and_does_not_hang():
+    found = replay.run(job(rate=1e-18, requests=60))
+    assert found.status is ReplayStatus.INVALID
+    assert "at least 1e-09 requests/s" in found.message
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(0.01, 40.0)),

@@ -47,6 +47,8 @@ _MOST_STEPS = 400_000.0
 _MOST_WINDOWS = 10_000.0
 """The same for windows of a replica under a power cap."""
 _MOST_REPEATS = 2_000
+_LEAST_RATE = 1e-9
+"""Requests per second: in longer gaps the time of a step is lost beside the time of the day, and none would end."""
 _DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
 _SPLIT = 20
 
@@ -99,8 +101,8 @@ def run(job: ReplayJob) -> ReplayResult:
 def _run(job: ReplayJob, began: float) -> ReplayResult:
     config = _config(job)
     rate, replicas = job.workload.requests_per_second, job.setting.replicas
-    if not 0.0 < rate < math.inf:
-        raise ValueError(f"a replay needs a positive, finite rate, not {rate}")
+    if not _LEAST_RATE <= rate < math.inf:
+        raise ValueError(f"a replay needs a finite rate of at least {_LEAST_RATE:g} requests/s, not {rate}")
     if replicas < 1:
         raise ValueError(f"a replay needs a replica, not {replicas}")
     served, from_record = _serve(job, config)
