@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,13 +32,13 @@ _HISTOGRAM_FIELDS = {
     aliases.PROMPT_LENGTH: "prompt_tokens",
     aliases.OUTPUT_LENGTH: "output_tokens",
 }
-_GPU_FIELDS = (
-    (aliases.GPU_CLOCK, "sm_clock_mhz", 1.0),
-    (aliases.GPU_LIMIT, "power_limit_watts", 1.0),
-    (aliases.GPU_USE, "utilisation", 0.01),
-    (aliases.GPU_TEMPERATURE, "temperature_celsius", 1.0),
+_GPU_FIELDS: tuple[tuple[str, Callable[[GpuReading, float], GpuReading]], ...] = (
+    (aliases.GPU_CLOCK, lambda gpu, value: replace(gpu, sm_clock_mhz=value)),
+    (aliases.GPU_LIMIT, lambda gpu, value: replace(gpu, power_limit_watts=value)),
+    (aliases.GPU_USE, lambda gpu, per_cent: replace(gpu, utilisation=0.01 * per_cent)),
+    (aliases.GPU_TEMPERATURE, lambda gpu, value: replace(gpu, temperature_celsius=value)),
 )
-"""Query, field of `GpuReading`, and what the exporter's unit is times the field's."""
+"""Query, and a reading with what it says."""
 
 
 class Sample(NamedTuple):
@@ -125,11 +125,11 @@ def gpu_readings(
                 owners[name] = key
     if stale:
         errors.append(f"power of {stale} GPUs is older than {max_age_seconds:.0f} s and left out")
-    for query, field, scale in _GPU_FIELDS:
+    for query, told in _GPU_FIELDS:
         for sample in answers.get(query, []):
             uuid = aliases.label(sample.labels, aliases.UUID_LABELS)
             if uuid in gpus:
-                gpus[uuid] = replace(gpus[uuid], **{field: scale * sample.value})  # type: ignore[arg-type]
+                gpus[uuid] = told(gpus[uuid], sample.value)
     for sample in answers.get("kepler_node", []):
         uuid = aliases.label(sample.labels, aliases.UUID_LABELS)
         if uuid is not None and uuid not in gpus:
