@@ -100,7 +100,9 @@ class PlainTrees:
         lowest = np.bitwise_and(left, np.negative(left, out=buffer), out=left).astype(np.float32)
         leaf = (lowest.view(np.int32) >> 23) - _EXPONENT_OF_ONE + self._first_leaf
         each = self._values.ravel().take(np.ascontiguousarray(leaf.T))
-        return np.asarray(each.sum(axis=0))  # over rows of an array in C order: one tree after the other
+        # One tree after the other, as LightGBM adds. NumPy's sum does so over rows of an array in C order, but adds a
+        # single column in pairs.
+        return np.asarray(each.sum(axis=0) if len(columns) > 1 else np.add.accumulate(each, axis=0)[-1])
 
 
 def read(text: str) -> PlainTrees:
