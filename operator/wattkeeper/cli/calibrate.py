@@ -33,6 +33,8 @@ class Advice:
 
     service: str
     energy_model: str
+    energy_problem: str
+    """Why no trained energy model is in use here; empty with one."""
     kept_in: str
     """Where the readings are."""
     note: str
@@ -68,7 +70,7 @@ def calibrate(
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
     objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
-    found = advice(service, objects, EnergyModel.load(energy_model))
+    found = advice(service, objects, EnergyModel.load_or_physics(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
 
@@ -92,6 +94,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
     return Advice(
         service=service,
         energy_model=energy.version,
+        energy_problem=energy.problem,
         kept_in="status.memory" if profile is None else f"ModelProfile {kept_by}",
         note=note,
         readings=readings,
@@ -163,6 +166,8 @@ def readings_of(
 def lines(found: Advice) -> Iterator[str]:
     """The advice for people."""
     yield f"{found.service}: {found.energy_model}, readings in {found.kept_in}"
+    if found.energy_problem:
+        yield f"  power model:   physics alone, with wide intervals: {found.energy_problem}"
     if found.note:
         yield f"  note:          {found.note}"
     for index, reading in enumerate(found.readings):
@@ -200,6 +205,7 @@ def facts(found: Advice) -> dict[str, Any]:
     return {
         "service": found.service,
         "energyModel": found.energy_model,
+        "energyProblem": found.energy_problem,
         "keptIn": found.kept_in,
         "note": found.note,
         "readings": [vars(reading) for reading in found.readings],

@@ -119,6 +119,8 @@ def decisions(
         replicas=replicas,
     )  # fmt: skip
     setup = planner_setup(stage, policy, PlannerChoices())
+    if setup.energy.problem:
+        raise ReplayError(f"the trained energy model cannot be evaluated: {setup.energy.problem}")
     watched = closed_loop.watch(Cell(trace=played.of_seed(0), trace_name=played.name, stage=stage), setup)
     found = [closed_loop.held_out(watched, data=f"closed loop, {policy}, {played.name}")]
     _show(found, output=output, page=page, name="evaluate decisions")

@@ -84,7 +84,10 @@ def explain(
     if doubt := explain_factors.uncertain(status.factors.untrained):
         told["untrained"] = explain_factors.untrained_facts(status.factors.untrained)
         text.append(_line("less certain", f"power in place: {doubt}"))
-    energy_used = EnergyModel.load(energy_model) if wanted or factors else EnergyModel.physics_only()
+    energy_used = EnergyModel.load_or_physics(energy_model) if wanted or factors else EnergyModel.physics_only()
+    if energy_used.problem:
+        told["energyProblem"] = energy_used.problem
+        text.append(_line("power model", f"physics alone, with wide intervals: {energy_used.problem}"))
     if factors:
         listed = explain_factors.told(status.factors, energy_used)
         told["factors"] = explain_factors.facts(status.factors, listed, energy_used)

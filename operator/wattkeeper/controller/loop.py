@@ -322,7 +322,7 @@ class FleetLoop:
             current=entry.current,
             caps=entry.report,
             problems=tuple(entry.problems),
-            energy_trusted=self.energy.trusted,
+            energy_reason=self.energy.reason,
             energy_problem=self.energy.problem,
             calibration=self.calibrations.kept_in_service(service),
             calibrated=self.calibrations.describe(service),

@@ -7,6 +7,9 @@ and the trees are monotone in every column of hardship (`queueing.features`), so
 less KV memory never looks better. `spread` is a second set of trees for the size of the error; `k` makes `upper` the
 bound that one run in ten exceeds, measured on runs that the trees have not seen. Outside the range of training the
 upper bound widens column by column; it never narrows.
+
+The trees are read and evaluated without LightGBM (`domain.plain_trees`), to the same bits: bounds are what safety rests
+on, and hold where LightGBM cannot be loaded.
 """
 
 import functools
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.domain import boosting, sealed
+from wattkeeper.domain import plain_trees, sealed
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.queueing import features
@@ -81,16 +84,16 @@ class _Half:
 
     def __init__(self, part: Part, signs: dict[str, int]) -> None:
         self._part = part
-        self._trees = boosting.read(part.trees)
-        self._spread = boosting.read(part.spread)
+        self._trees = plain_trees.read(part.trees)
+        self._spread = plain_trees.read(part.spread)
         self._low, self._high = np.array(part.low), np.array(part.high)
         sign = np.array([signs[name] for name in part.columns])
         self._counts_below, self._counts_above = sign <= 0, sign >= 0
 
     def factors(self, table: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Latency over `lone`, upper bound over latency before widening, and widening."""
-        log_ratio = self._part.slope * table[:, 0] + boosting.predict(self._trees, table)
-        spread = np.maximum(boosting.predict(self._spread, table), LEAST_SPREAD)
+        log_ratio = self._part.slope * table[:, 0] + self._trees.predict(table)
+        spread = np.maximum(self._spread.predict(table), LEAST_SPREAD)
         below = np.where(self._counts_below, self._low - table, 0.0)
         above = np.where(self._counts_above, table - self._high, 0.0)
         outside = np.maximum(np.maximum(below, above), 0.0) / (_FADE * (self._high - self._low) + 1e-9)
