@@ -27,7 +27,9 @@ def test_the_largest_that_any_service_read_is_kept_and_begins_the_next():
     assert readings.most() == read(1.3)
     readings.take(CHAT, read(1.05))
     assert readings.most() == read(1.1)
-    readings.keep_only([])
+    readings.keep_only({CHAT, OTHER})
+    assert readings.of(CHAT, PROFILE) == 1.05
+    readings.keep_only(set())
     assert readings.most() == read(1.1)
     assert readings.of(("llm", "third"), PROFILE) == 1.1
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from wattkeeper.api.calibration import FullPowerStatus
@@ -62,9 +62,9 @@ class FullPowerReadings:
             return self.kept
         return max((each for each in self._read.values() if each is not None), key=lambda it: it.factor, default=None)
 
-    def keep_only(self, alive: Iterable[ServiceKey]) -> None:
+    def keep_only(self, alive: Set[ServiceKey]) -> None:
         """Forget services that are gone; what the last one read stays for the next."""
-        gone = self._read.keys() - set(alive)
+        gone = [service for service in self._read if service not in alive]
         if gone and len(gone) == len(self._read):
             self.kept = self.most()
         for service in gone:
