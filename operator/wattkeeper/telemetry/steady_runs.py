@@ -34,7 +34,7 @@ LEAST_REQUESTS = 10.0
 """Finished in a window: fewer say little about lengths."""
 MOST_PREEMPTED = 0.01
 """Preemptions per finished request: recomputed work makes no tokens."""
-MOST_HITS = 0.98
+MOST_HITS = 0.95
 """Share of prompt tokens from the prefix cache; hits and prompts are counted at different times of a request, so that
 nothing is known of what is computed above it."""
 LEAST_TIMED = 0.8
