@@ -14,10 +14,12 @@ import yaml
 
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.base import GROUP, VERSION
+from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
 from wattkeeper.cli.errors import explained
 from wattkeeper.cli.explain import Form
 from wattkeeper.controller import calibrations, kube, reachable
+from wattkeeper.controller.calibrations import Pair
 from wattkeeper.controller.reachable import ReachablePoint
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.energy import next_readings
@@ -25,6 +27,7 @@ from wattkeeper.energy.calibration import CalibrationKernel, Reading
 from wattkeeper.energy.learnt import LearntReadings
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.energy.next_readings import Suggestion
+from wattkeeper.physics.profile import ServingProfile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         raise WattkeeperError(
             f"no operating point of {service} meets its SLO with the bounds of its levers: see `wattkeeper explain`"
         )
-    readings, note = readings_of(live, profile, energy.version)
+    kept, note = kept_of(live, profile, serving, energy.version)
+    readings = readings_of(kept)
     batch, weights = np.array([point.batch for point in points]), np.ones(len(points))
     kernel = energy.kernel_of(serving)
     return Advice(
@@ -147,20 +151,28 @@ def _worth_it(
         yield suggestion
 
 
-def readings_of(
-    status: api.InferenceServiceStatus, profile: ModelProfile | None, version: str
-) -> tuple[tuple[Reading, ...], str]:
-    """Live readings that hold for this service and energy model, and why others that are there are not used."""
-    held = [] if profile is None else [*profile.status.calibrations]
+def kept_of(
+    status: api.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
+) -> tuple[CalibrationStatus | None, str]:
+    """What is kept of live readings for this service and energy model, and why others that are there are not used."""
+    held = [] if owner is None else [*owner.status.calibrations]
     held += [status.memory.calibration] if status.memory.calibration is not None else []
-    dtype = status.applied.engine.kv_cache_dtype or "auto"
-    of_type = [item for item in held if item.kv_cache_dtype == dtype]
-    usable = next((item for item in of_type if item.energy_model == version), None)
-    if usable is None:
-        others = sorted({item.energy_model for item in of_type})
-        return (), f"readings of {', '.join(others)} are of no use to {version}" if others else ""
-    bins = LearntReadings.of([calibrations.bin_of(each) for each in usable.readings]).bins
-    return tuple(Reading(batch=each.batch, error_log=each.error_log, weight=each.weight) for each in bins), ""
+    pair = Pair.of(profile, reachable.engine_of(status))
+    problems = []
+    for kept in held:
+        if kept.kv_cache_dtype != pair.kv_cache_dtype:
+            continue
+        problem = calibrations.problem_of(kept, pair, version)
+        if not problem:
+            return kept, ""
+        problems.append(problem)
+    return None, "; ".join(sorted(set(problems)))
+
+
+def readings_of(kept: CalibrationStatus | None) -> tuple[Reading, ...]:
+    """Readings as the energy model conditions on them."""
+    bins = LearntReadings.of([calibrations.bin_of(each) for each in ([] if kept is None else kept.readings)]).bins
+    return tuple(Reading(batch=each.batch, error_log=each.error_log, weight=each.weight) for each in bins)
 
 
 def lines(found: Advice) -> Iterator[str]:

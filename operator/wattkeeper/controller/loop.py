@@ -81,6 +81,7 @@ class FleetLoop:
             cache=self.cache,
             kernel_of=self.energy.kernel_of,
             energy_model=self.energy.version,
+            wall=self.clock.wall,
             every_seconds=self.settings.observed_refresh_seconds,
         )
         self.observer = Observer(measurements=self.measurements, settings=self.settings, clock=self.clock)

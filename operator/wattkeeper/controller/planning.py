@@ -80,7 +80,16 @@ class Planning:
         # Of a drifting model nothing that was learnt is believed.
         learnt = self.calibrations.calibration(service, wall=self.clock.wall()) if state.correction.trusted else None
         cap = entry.current.power_cap_watts
-        state.caution.look(service, observation, learnt, cap_watts=cap, model=self.energy, now=now)
+        state.caution.look(
+            service,
+            observation,
+            learnt,
+            read=self.calibrations.of(service).full_power,
+            cap_watts=cap,
+            model=self.energy,
+            now=now,
+            wall=self.clock.wall(),
+        )
         reading = state.caution.waits(
             service.profile,
             measured=observation.power_watts is not None,
