@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
@@ -110,7 +111,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
 def parsed(
     service: str, objects: Sequence[dict[str, Any]]
-) -> tuple[api.InferenceServiceSpec, api.InferenceServiceStatus, ModelProfile | None]:
+) -> tuple[api.InferenceServiceSpec, service_status.InferenceServiceStatus, ModelProfile | None]:
     """Spec and status of the service, and the ModelProfile that keeps its readings.
 
     Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
@@ -118,7 +119,7 @@ def parsed(
     namespace, _, _ = service.partition("/")
     body = service_in(service, objects)
     try:
-        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
+        live = service_status.InferenceServiceStatus.model_validate(body.get("status") or {})
         spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
         kept_by = live.profile.model_profile
         owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
@@ -152,7 +153,7 @@ def _worth_it(
 
 
 def kept_of(
-    status: api.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
+    status: service_status.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
 ) -> tuple[CalibrationStatus | None, str]:
     """What is kept of live readings for this service and energy model, and why others that are there are not used."""
     held = [] if owner is None else [*owner.status.calibrations]

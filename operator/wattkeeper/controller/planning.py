@@ -4,7 +4,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wattkeeper.api.inference_service import HistoryEntry, Mode
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.api.service_status import HistoryEntry
 from wattkeeper.controller import status
 from wattkeeper.controller.act import propose
 from wattkeeper.controller.calibrations import Calibrations

@@ -14,8 +14,9 @@ import pydantic
 from wattkeeper.actuators import engine_args, ownership, rollout, scale
 from wattkeeper.api import convert
 from wattkeeper.api.conditions import ConditionType
-from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus, TargetKind
+from wattkeeper.api.inference_service import InferenceServiceSpec, TargetKind
 from wattkeeper.api.model_profile import ModelProfileSpec
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller import note, overrides, workload
 from wattkeeper.controller.clock import from_rfc3339, to_rfc3339
