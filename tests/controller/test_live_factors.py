@@ -14,7 +14,7 @@ from wattkeeper.api.inference_service import InferenceServiceSpec
 from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller import live_factors
 from wattkeeper.controller.live_factors import Seen
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.observation import GpuReading

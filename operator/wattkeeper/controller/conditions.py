@@ -8,7 +8,7 @@ from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
 from wattkeeper.controller import checked, learned
 from wattkeeper.controller.caps import CapReport
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.controller.text import duration
 from wattkeeper.domain.observation import MetricsState, ServiceObservation

@@ -15,7 +15,7 @@ from wattkeeper.controller.kube import Object
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import read_note
 from wattkeeper.controller.replays import Asked, Replays
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.domain.errors import PatchRefusedError
 from wattkeeper.domain.plan import Plan, PlanReason

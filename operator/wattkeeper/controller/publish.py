@@ -12,7 +12,7 @@ from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.events import Recorder
 from wattkeeper.controller.kube import Kube, KubeConflictError, KubeError, KubeNotFoundError, Object, service_path
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.state import ServiceState
 
 _log = logging.getLogger(__name__)

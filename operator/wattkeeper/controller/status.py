@@ -8,7 +8,7 @@ from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Status
 from wattkeeper.controller import checked, conditions, counterfactual, learned
 from wattkeeper.controller.conditions import Findings
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.state import Decision, ServiceState
 from wattkeeper.controller.text import describe, digits, duration
 from wattkeeper.domain.engine import EngineChange, EngineSettings
