@@ -73,3 +73,15 @@ def test_explanations_and_advice_say_that_physics_alone_answers(world, missing, 
         told = CliRunner().invoke(app, [*command, str(objects), "--output=json"])
         facts = json.loads(told.output)
         assert "LightGBM cannot be loaded" in facts["energyProblem"]
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--output=x.json"], ["train-latency", "--output=x.json.gz"], ["evaluate", "energy"]]
+)
+def test_what_fits_trees_ends_at_once(missing, command, tmp_path, monkeypatch):
+    missing()
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 1
+    assert "LightGBM cannot be loaded" in answer.output
+    assert "Traceback" not in answer.output and not list(tmp_path.iterdir())

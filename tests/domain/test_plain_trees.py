@@ -32,7 +32,9 @@ def table(text, columns, count, seed):
     rng = np.random.default_rng(seed)
     found = rng.normal(size=(count, columns))
     for column, of in limits(text).items():
-        found[:, column] = rng.uniform(of.min() - 0.1, of.max() + 0.1, count)
+        near = of[np.abs(of) < 1e6]  # 1e300 parts all numbers from what is missing
+        if len(near):
+            found[:, column] = rng.uniform(near.min() - 0.1, near.max() + 0.1, count)
         on = rng.random(count) < 0.3
         found[on, column] = rng.choice(of, on.sum())
     odd = rng.random(found.shape) < 0.1

@@ -57,8 +57,10 @@ def energy(
 ) -> None:
     """Foresee joules, watts and capped throughput of groups never seen, beside all baselines. Takes some minutes."""
     # Imported here: the other commands shall not wait for LightGBM, scipy and matplotlib.
+    from wattkeeper.domain import boosting
     from wattkeeper.energy import caps_evaluate, clocks_evaluate, ml_energy_evaluate, nlr_evaluate
 
+    boosting.require()
     folder, progress = data_folder(data), Console(stderr=True)
 
     def report(line: str) -> None:

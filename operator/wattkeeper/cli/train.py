@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wattkeeper.cli import own_history
-from wattkeeper.domain import data_files
+from wattkeeper.domain import boosting, data_files
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.energy import train as training
 from wattkeeper.energy.evaluate import SplitResult
@@ -57,6 +57,7 @@ def train(
     console = Console(stderr=True)
     own = list(rows or ())
     try:
+        boosting.require()
         if from_prometheus is not None:
             said = own_history.Said(model=model, gpu=gpu, gpus=gpus, precision=precision)
             own_file = output.with_name(f"{output.stem}.own-rows.csv")

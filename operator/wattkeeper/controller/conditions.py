@@ -118,8 +118,8 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
             type_,
             _FALSE,
             findings.energy_reason,
-            "the trained energy model is not usable: physics alone foresees power, with wide intervals"
-            + (f" ({findings.energy_problem})" if findings.energy_problem else ""),
+            "the trained energy model is not usable: physics alone foresees power, with wide intervals, and wider "
+            "latency margins decide" + (f" ({findings.energy_problem})" if findings.energy_problem else ""),
         )
     known = learned.describe(state.learning.learned, state.learning.dropped)
     if state.learning.learned.state == RefitStatus.POOR_FIT.value:

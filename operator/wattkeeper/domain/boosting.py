@@ -24,6 +24,11 @@ class Booster(Protocol):
         """LightGBM's own text format."""
 
 
+def require() -> None:
+    """At the start of a command that fits trees only after minutes. Raises LibraryMissingError: LightGBM is missing."""
+    _library()
+
+
 def fitted(
     columns: FloatArray, target: FloatArray, *, settings: Mapping[str, Any], rounds: int,
     weight: FloatArray | None = None,

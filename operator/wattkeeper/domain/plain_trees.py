@@ -55,7 +55,7 @@ class PlainTrees:
 
     def __init__(self, columns: int, trees: Sequence[_Tree]) -> None:
         """Joins the masks. `columns`: of the tables that it will be asked about."""
-        self._columns = columns
+        self.columns = columns
         leaves = max(len(tree.values) for tree in trees)
         word = self._word = np.uint32 if leaves <= 32 else np.uint64
         self._values = np.zeros((len(trees), leaves))
@@ -80,8 +80,8 @@ class PlainTrees:
 
     def predict(self, columns: FloatArray) -> FloatArray:
         """One value per row of a table (N, F), (N,). Raises ValueError: the table has another number of columns."""
-        if columns.ndim != 2 or columns.shape[1] != self._columns:
-            raise ValueError(f"trees of {self._columns} columns were asked about a table of shape {columns.shape}")
+        if columns.ndim != 2 or columns.shape[1] != self.columns:
+            raise ValueError(f"trees of {self.columns} columns were asked about a table of shape {columns.shape}")
         found = np.empty(len(columns))
         for begin in range(0, len(columns), _ROWS):
             rows = slice(begin, begin + _ROWS)

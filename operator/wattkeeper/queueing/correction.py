@@ -86,6 +86,8 @@ class _Half:
         self._part = part
         self._trees = plain_trees.read(part.trees)
         self._spread = plain_trees.read(part.spread)
+        if {self._trees.columns, self._spread.columns} != {len(part.columns)}:
+            raise ModelFileError(f"trees of another number of columns than {len(part.columns)}")
         self._low, self._high = np.array(part.low), np.array(part.high)
         sign = np.array([signs[name] for name in part.columns])
         self._counts_below, self._counts_above = sign <= 0, sign >= 0
@@ -117,15 +119,7 @@ class Correction:
         Raises ModelFileError: missing, corrupt, altered, or for other columns than this program's.
         """
         file = path or shipped_path()
-        body, sha256 = sealed.load(
-            file, what="latency model", file_format=FORMAT, version=FORMAT_VERSION, advice=_RETRAIN
-        )
-        try:
-            payload = Payload(ttft=_part(body["ttft"]), tpot=_part(body["tpot"]), card=dict(body["card"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"latency model {file} is incomplete ({error}): {_RETRAIN}") from error
-        if payload.ttft.columns != tuple(features.TTFT) or payload.tpot.columns != tuple(features.TPOT):
-            raise ModelFileError(f"latency model {file} was trained on other columns than this program's: {_RETRAIN}")
+        payload, sha256 = read(file)
         try:
             return Correction(payload, sha256=sha256)
         except ModelFileError as error:
@@ -150,6 +144,18 @@ class Correction:
 def shipped() -> Correction:
     """The correction that ships with the package, loaded once."""
     return Correction.load()
+
+
+def read(file: Path) -> tuple[Payload, str]:
+    """What a model file holds, and its SHA-256. Raises ModelFileError as `Correction.load`."""
+    body, sha256 = sealed.load(file, what="latency model", file_format=FORMAT, version=FORMAT_VERSION, advice=_RETRAIN)
+    try:
+        payload = Payload(ttft=_part(body["ttft"]), tpot=_part(body["tpot"]), card=dict(body["card"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"latency model {file} is incomplete ({error}): {_RETRAIN}") from error
+    if payload.ttft.columns != tuple(features.TTFT) or payload.tpot.columns != tuple(features.TPOT):
+        raise ModelFileError(f"latency model {file} was trained on other columns than this program's: {_RETRAIN}")
+    return payload, sha256
 
 
 def shipped_path() -> Path:
