@@ -61,6 +61,15 @@ def test_a_page_is_filled_between_its_marks_and_nowhere_else():
         rendering.filled(page, name="y", content="new")
 
 
+def test_the_place_on_a_page_is_checked_without_a_change(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- x -->\nold\n<!-- /x -->\n")
+    rendering.check_place(path, name="x")
+    assert "old" in path.read_text()
+    with pytest.raises(rendering.PageError, match="has no lines"):
+        rendering.check_place(path, name="y")
+
+
 def test_markdown_has_a_row_per_row():
     table = Table(key="k", title="T", note="N.", columns=("a", "b"), rows=(("x", 1), ("y", None)))
     assert rendering.markdown(table).splitlines()[4:] == ["| a | b |", "|---|---|", "| x | 1 |", "| y | - |"]

@@ -254,8 +254,9 @@ def from_file(path: Path) -> list[dict[str, Any]]:
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
         raise WattkeeperError(
-            f"{path} cannot be read as YAML or JSON: {error}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
+            f"{path} cannot be read as YAML or JSON: {why}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
         ) from error
     found: list[dict[str, Any]] = []
     for document in documents:

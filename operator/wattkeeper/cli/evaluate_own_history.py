@@ -39,6 +39,8 @@ def own_history(
     from wattkeeper.evaluation import rendering
     from wattkeeper.evaluation.simulated_history import Cards
 
+    if page is not None:
+        rendering.check_place(page, name="evaluate own-history")
     progress, console = Console(stderr=True), Console()
     found = evaluation.evaluate(
         data_folder(data),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import table as rich_table
 
+from wattkeeper.domain import whole_file
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.evaluation.score import Spread, Verdicts
 
@@ -98,7 +99,12 @@ def filled(page: str, *, name: str, content: str) -> str:
     return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
 
 
+def check_place(path: Path, *, name: str) -> None:
+    """PageError where a page has no place for the tables of `name`; asked before minutes are spent on them."""
+    filled(path.read_text(encoding="utf-8"), name=name, content="")
+
+
 def fill(path: Path, *, name: str, tables: Sequence[Table], intro: str) -> None:
     """Write tables into a page. PageError where it has no place for them."""
     content = intro + "\n\n" + "\n".join(markdown(table) for table in tables)
-    path.write_text(filled(path.read_text(encoding="utf-8"), name=name, content=content), encoding="utf-8")
+    whole_file.write(path, filled(path.read_text(encoding="utf-8"), name=name, content=content).encode())
