@@ -104,3 +104,17 @@ def test_command_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(main.app, ["evaluate", "sla", "--data", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "does not exist" in result.stderr
+
+
+def test_a_wide_table_is_whole_in_a_pipe_and_told_row_by_row_on_a_narrow_terminal(capsys, monkeypatch):
+    columns = ("held out", *(f"method number {index}" for index in range(12)))
+    table = rendering.Table(key="wide", title="Wide", note="note", columns=columns, rows=(("curve", *range(100, 112)),))
+    monkeypatch.setenv("COLUMNS", "60")
+    rendering.show([table])
+    piped = capsys.readouterr().out
+    assert all(column in piped for column in columns)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    rendering.show([table])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split() for line in lines if "number 11" in line] == [["method", "number", "11", "111"]]

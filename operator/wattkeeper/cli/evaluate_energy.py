@@ -149,6 +149,4 @@ def _show(found: "list[HeldOut]", *, output: Output, page: Path | None, name: st
     if output is Output.JSON:
         typer.echo(json.dumps(energy_scores.to_dict(found), indent=2))
         return
-    console = Console()
-    for table in made:
-        console.print(rendering.rich(table))
+    rendering.show(made)

@@ -41,8 +41,7 @@ def factors(
         typer.echo(json.dumps(asdict(found), default=lambda array: array.tolist(), indent=2))
     else:
         console.print(factor_tables.summary(found), highlight=False, soft_wrap=True)
-        for table in made:
-            console.print(rendering.rich(table))
+        rendering.show(made)
     if page is not None:
         rendering.fill(page, name="evaluate factors", tables=made, intro=factor_tables.summary(found))
     if pictures is not None:

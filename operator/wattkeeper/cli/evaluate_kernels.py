@@ -34,6 +34,4 @@ def kernels(
     if output is Output.JSON:
         typer.echo(json.dumps(energy_scores.to_dict(found), indent=2))
         return
-    console = Console()
-    for table in made:
-        console.print(rendering.rich(table))
+    rendering.show(made)

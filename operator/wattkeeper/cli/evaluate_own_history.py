@@ -58,5 +58,4 @@ def own_history(
             typer.echo(summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
         case Output.TABLE:
             console.print(summary, highlight=False, soft_wrap=True)
-            for table in made:
-                console.print(rendering.rich(table))
+            rendering.show(made)

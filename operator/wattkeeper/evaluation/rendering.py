@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import console as rich_console
 from rich import table as rich_table
 
 from wattkeeper.domain import whole_file
@@ -14,6 +15,8 @@ from wattkeeper.evaluation.score import Spread, Verdicts
 
 Cell = str | int | float | Spread | Verdicts | None
 _LARGE = 999.0
+_UNFOLDED = 1000
+"""Characters: wider than any table."""
 
 
 class PageError(WattkeeperError):
@@ -60,6 +63,30 @@ def rich(table: Table) -> rich_table.Table:
     for row in table.rows:
         made.add_row(*map(text, row))
     return made
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables: into a file or pipe as wide as they are, and row by row where a terminal is too narrow."""
+    console = rich_console.Console()
+    for table in tables:
+        drawn = rich(table)
+        unfolded = console.measure(drawn, options=console.options.update(max_width=_UNFOLDED)).maximum
+        if unfolded <= console.width:
+            console.print(drawn)
+        elif console.is_terminal:
+            console.print(row_by_row(table), highlight=False)
+        else:
+            rich_console.Console(width=unfolded).print(drawn)
+
+
+def row_by_row(table: Table) -> str:
+    """For a narrow terminal: a line for each cell, below the first cell of its row."""
+    widest = max(map(len, table.columns))
+    lines = [table.title, table.note]
+    for row in table.rows:
+        lines.append(text(row[0]))
+        lines += [f"  {name:{widest}}  {text(cell)}" for name, cell in zip(table.columns[1:], row[1:], strict=True)]
+    return "\n".join([*lines, ""])
 
 
 def markdown(table: Table, *, level: int = 2) -> str:
