@@ -89,7 +89,7 @@ def test_any_number_of_rows():
     trees, rows = plain_trees.read(text), table(text, 4, 1100, 3)
     whole = trees.predict(rows)
     assert trees.predict(rows[:0]).shape == (0,)
-    for begin, end in ((0, 1), (511, 513), (1023, 1100)):
+    for begin, end in ((0, 1), (255, 257), (511, 513), (1023, 1100)):
         np.testing.assert_array_equal(trees.predict(rows[begin:end]), whole[begin:end])
     with pytest.raises(ValueError, match=r"trees of 4 columns .* \(1100, 3\)"):
         trees.predict(rows[:, :3])

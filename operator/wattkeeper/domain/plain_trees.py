@@ -30,7 +30,7 @@ _ZERO = float(np.float32(1e-35))
 """LightGBM takes what is not further from zero for zero."""
 _EXPONENT_OF_ONE = 127
 """As a float of 32 bits has it; powers of two are exact."""
-_ROWS = 512
+_ROWS = 256
 """At once: memory stays small for any table."""
 
 _Words = npt.NDArray[np.unsignedinteger]
@@ -98,7 +98,9 @@ class PlainTrees:
             np.take(table, interval, axis=0, out=buffer, mode="clip")
             left &= buffer
         lowest = np.bitwise_and(left, np.negative(left, out=buffer), out=left).astype(np.float32)
-        leaf = (lowest.view(np.int32) >> 23) - _EXPONENT_OF_ONE + self._first_leaf
+        leaf = lowest.view(np.int32)
+        leaf >>= 23
+        leaf += self._first_leaf - _EXPONENT_OF_ONE
         each = self._values.ravel().take(np.ascontiguousarray(leaf.T))
         # One tree after the other, as LightGBM adds. NumPy's sum does so over rows of an array in C order, but adds a
         # single column in pairs.
