@@ -54,13 +54,18 @@ def test_each_gpu_type_has_its_own_scale_and_a_strong_pull_takes_it_away():
     matrix = np.ones((20, 1))
     gpu = ["a"] * 10 + ["b"] * 10
     target = np.repeat([0.2, 0.6], 10)
-    free = prior.fit(matrix, gpu, target, used=[0], ridge=(1e-6, 1e-6))
+
+    def seconds(ridge):
+        share = np.full(20, np.log(0.5))
+        return prior.fit(matrix, gpu, target, share, power_shares=np.array([0.5]), used=[0], ridge=ridge)[1]
+
+    free = seconds((1e-6, 1e-6))
     assert free.log_value(matrix, gpu) == pytest.approx(target, abs=1e-3)
     # Equal pulls share the levels out: theta = (0.2 + 0.6) / 3.
     assert free.log_value(matrix[:1], ["new"])[0] == pytest.approx(0.8 / 3, abs=1e-3)
-    held = prior.fit(matrix, gpu, target, used=[0], ridge=(1e-6, 1e3))
+    held = seconds((1e-6, 1e3))
     assert held.log_value(matrix, gpu) == pytest.approx(0.4, abs=0.01)
-    pulled = prior.fit(matrix, gpu, target, used=[0], ridge=(1e3, 1e3))
+    pulled = seconds((1e4, 1e4))
     assert pulled.log_value(matrix, gpu) == pytest.approx(0.0, abs=0.01)
 
 

@@ -160,11 +160,11 @@ class Priors:
     @staticmethod
     def fitted(runs: Runs, used: Sequence[int]) -> "Priors":
         """To training runs."""
-        gpu = runs.gpu.tolist()
-        return Priors(
-            joules=prior.fit(runs.term_seconds, gpu, runs.joules_log, used=used),
-            seconds=prior.fit(runs.term_seconds, gpu, runs.seconds_log, used=used),
-        )
+        joules, seconds = prior.fit(
+            runs.term_seconds, runs.gpu.tolist(), runs.seconds_log, np.log(runs.watts / runs.tdp_watts),
+            power_shares=terms.POWER_SHARES, used=used,
+        )  # fmt: skip
+        return Priors(joules=joules, seconds=seconds)
 
     def log_value(self, runs: Runs, target: Target) -> FloatArray:
         """The estimate of a target as the models see it, (N,)."""

@@ -103,6 +103,21 @@ _FULL_TILE = 64.0
 """Rows of a matrix tile: with as many sequences this term is as large as `decode_compute`."""
 NAMES = tuple(term.name for term in TERMS)
 TEXTBOOK = tuple(index for index, term in enumerate(TERMS) if term.kind == "textbook")
+_DRAWN: tuple[tuple[float, tuple[str, ...]], ...] = (
+    (0.98, ("decode_compute", "prefill_compute", "eight_bit_compute", "eight_bit_dense", "four_bit_compute",
+            "small_tiles", "data_parallel", "expert_read", "four_bit_read")),
+    (0.72, ("dense_read",)),
+    (0.7, ("routing", "eight_bit_experts", "eight_bit_held", "eight_bit_chosen")),
+    (0.5, ("kv_read",)),
+    (0.42, ("layers", "reduce_latency", "exchange", "expert_layers", "state_layers", "state_sequences")),
+    (0.19, ("sequences", "requests", "media", "media_host", "shared_host", "shared_host_media", "shared_host_long")),
+)  # fmt: skip
+"""Medians of single kernels on H200 and B200, none of them of the runs that terms are fitted to
+(docs/accuracy/kernels.md): those that compute, and experts that are read; weights; experts that mostly wait (0.67 and
+0.75); KV in decode (0.48 and 0.55); others that mostly wait (0.36 and 0.48). Where the host is at work the card
+draws its floor."""
+POWER_SHARES: FloatArray = np.array([next(share for share, names in _DRAWN if name in names) for name in NAMES])
+"""Of the card's power limit while a term runs, before anything is fitted; (len(TERMS),)."""
 
 
 def matrix(deployment: Deployment, steps: Steps) -> FloatArray:
