@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
@@ -36,6 +37,8 @@ class Advice:
 
     service: str
     energy_model: str
+    energy_problem: str
+    """Why no trained energy model is in use here; empty with one."""
     kept_in: str
     """Where the readings are."""
     note: str
@@ -71,7 +74,7 @@ def calibrate(
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
     objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
-    found = advice(service, objects, EnergyModel.load(energy_model))
+    found = advice(service, objects, EnergyModel.load_or_physics(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
 
@@ -96,6 +99,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
     return Advice(
         service=service,
         energy_model=energy.version,
+        energy_problem=energy.problem,
         kept_in="status.memory" if profile is None else f"ModelProfile {kept_by}",
         note=note,
         readings=readings,
@@ -107,7 +111,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
 def parsed(
     service: str, objects: Sequence[dict[str, Any]]
-) -> tuple[api.InferenceServiceSpec, api.InferenceServiceStatus, ModelProfile | None]:
+) -> tuple[api.InferenceServiceSpec, service_status.InferenceServiceStatus, ModelProfile | None]:
     """Spec and status of the service, and the ModelProfile that keeps its readings.
 
     Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
@@ -115,7 +119,7 @@ def parsed(
     namespace, _, _ = service.partition("/")
     body = service_in(service, objects)
     try:
-        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
+        live = service_status.InferenceServiceStatus.model_validate(body.get("status") or {})
         spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
         kept_by = live.profile.model_profile
         owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
@@ -149,7 +153,7 @@ def _worth_it(
 
 
 def kept_of(
-    status: api.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
+    status: service_status.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
 ) -> tuple[CalibrationStatus | None, str]:
     """What is kept of live readings for this service and energy model, and why others that are there are not used."""
     held = [] if owner is None else [*owner.status.calibrations]
@@ -175,6 +179,8 @@ def readings_of(kept: CalibrationStatus | None) -> tuple[Reading, ...]:
 def lines(found: Advice) -> Iterator[str]:
     """The advice for people."""
     yield f"{found.service}: {found.energy_model}, readings in {found.kept_in}"
+    if found.energy_problem:
+        yield f"  power model:   physics alone, with wide intervals: {found.energy_problem}"
     if found.note:
         yield f"  note:          {found.note}"
     for index, reading in enumerate(found.readings):
@@ -212,6 +218,7 @@ def facts(found: Advice) -> dict[str, Any]:
     return {
         "service": found.service,
         "energyModel": found.energy_model,
+        "energyProblem": found.energy_problem,
         "keptIn": found.kept_in,
         "note": found.note,
         "readings": [vars(reading) for reading in found.readings],
@@ -247,8 +254,9 @@ def from_file(path: Path) -> list[dict[str, Any]]:
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
         raise WattkeeperError(
-            f"{path} cannot be read as YAML or JSON: {error}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
+            f"{path} cannot be read as YAML or JSON: {why}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
         ) from error
     found: list[dict[str, Any]] = []
     for document in documents:

@@ -26,7 +26,7 @@ from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.planner import front, words
 from wattkeeper.planner.front import Option
 from wattkeeper.planner.plan import examine
-from wattkeeper.planner.search import Search
+from wattkeeper.planner.scored import Search
 from wattkeeper.planner.sizing import Row
 from wattkeeper.planner.types import PlannerSettings
 

@@ -31,7 +31,7 @@ from wattkeeper.controller.kube import (
     Object,
     path_of,
 )
-from wattkeeper.controller.resolve import Service, ServiceKey
+from wattkeeper.controller.service import Service, ServiceKey
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.energy.calibration import Calibration, CalibrationKernel, Reading
 from wattkeeper.energy.learnt import LearntBin, LearntReadings

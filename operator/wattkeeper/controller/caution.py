@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from wattkeeper.controller import full_power
 from wattkeeper.controller.full_power import FullPower, FullPowerReadings
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.domain.observation import ServiceObservation
 from wattkeeper.domain.workload import Workload
 from wattkeeper.energy import caution

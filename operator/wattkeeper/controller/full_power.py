@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from wattkeeper.api.calibration import FullPowerStatus
 from wattkeeper.controller.clock import from_rfc3339, to_rfc3339
-from wattkeeper.controller.resolve import ServiceKey
+from wattkeeper.controller.service import ServiceKey
 from wattkeeper.energy.learnt import HALF_LIFE_SECONDS
 from wattkeeper.physics.profile import EnergyCoefficients, Provenance, ServingProfile
 

@@ -4,7 +4,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wattkeeper.api.inference_service import HistoryEntry, Mode
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.api.service_status import HistoryEntry
 from wattkeeper.controller import status
 from wattkeeper.controller.act import propose
 from wattkeeper.controller.calibrations import Calibrations
@@ -14,7 +15,7 @@ from wattkeeper.controller.kube import Object
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import read_note
 from wattkeeper.controller.replays import Asked, Replays
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.domain.errors import PatchRefusedError
 from wattkeeper.domain.plan import Plan, PlanReason

@@ -4,7 +4,7 @@ Not all that the operator knew is in the status: lengths have their means alone,
 the search that follows shows what the models say of the service, and the plan in the status stays the decision.
 """
 
-from wattkeeper.api import convert
+from wattkeeper.api import convert, service_status
 from wattkeeper.api import inference_service as api
 from wattkeeper.controller import caution, reachable
 from wattkeeper.controller.full_power import FullPower
@@ -20,7 +20,7 @@ from wattkeeper.planner.types import PlanRequest
 def request(
     key: str,
     spec: api.InferenceServiceSpec,
-    status: api.InferenceServiceStatus,
+    status: service_status.InferenceServiceStatus,
     profile: ServingProfile,
     *,
     calibration: Calibration | None = None,
@@ -63,7 +63,7 @@ def request(
     )
 
 
-def planned(status: api.InferenceServiceStatus) -> Target | None:
+def planned(status: service_status.InferenceServiceStatus) -> Target | None:
     """What was decided last; None where nothing was."""
     plan = status.plan
     if plan.replicas is None:
