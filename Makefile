@@ -40,7 +40,7 @@ lint: venv ## style, types, import order, generated files
 	$(BIN)/lint-imports
 
 unit: venv ## fast tests only: no cluster
-	$(BIN)/pytest -m 'not cluster'
+	$(UNIT_NICE) $(BIN)/pytest -m 'not cluster'
 
 crds: venv ## write crds/ and the chart's copies from the API types
 	$(BIN)/wattkeeper crds --output crds
@@ -55,8 +55,10 @@ demo: venv ## a day of traffic against a simulated fleet: no cluster, no GPU; wr
 tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten minutes once)
 	@$(PYTHON) e2e/build_tools.py
 
-test: venv tools ## all tests: unit, contract and end to end
-	$(BIN)/pytest
+# Tests on the cluster wait for it most of the time and have clocks to keep: the others run beside them, and give way.
+test: venv tools ## all tests: unit, contract and end to end (both tiers side by side)
+	@echo 'Two tiers run side by side; each prints when it ends. `make unit` and `make e2e` show one at work.'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going unit e2e UNIT_NICE='nice -n 10'
 
 e2e: venv tools ## only the tests that need a cluster
 	$(BIN)/pytest -m cluster

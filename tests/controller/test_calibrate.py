@@ -77,7 +77,7 @@ def test_readings_of_another_model_are_left_out_with_a_note(measured, saved):
         items[1]["status"]["calibrations"][0]["energyModel"] = "energy-v0-old"
 
     answer = run(f"{measured.namespace}/chat", "--status", saved(age))
-    assert "readings of energy-v0-old are of no use to" in answer.output
+    assert "readings taken with energy-v0-old are not used" in answer.output
     assert "nothing yet" in answer.output
 
 

@@ -109,8 +109,8 @@ def test_who_deletes_the_status_has_it_learnt_afresh(busy):
     play(busy)
     busy.kube.patch(busy.path("modelprofiles", NAME, sub="status"), {"status": None})
     busy.tick(every=15.0)
-    readings = busy.operator.loop.calibrations._shared[busy.namespace, NAME].books["auto"].readings
-    assert sum(each.weight for each in readings.bins) <= 1.0
+    (book,) = busy.operator.loop.calibrations._shared[busy.namespace, NAME].books.values()
+    assert sum(each.weight for each in book.readings.bins) <= 1.0
 
 
 def test_readings_of_another_energy_model_are_not_used_and_it_says_so(busy):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.physics import engines
 from tests.telemetry.servers import Server
-from wattkeeper.api.inference_service import ProfileStatus
+from wattkeeper.api.service_status import ProfileStatus
 from wattkeeper.controller import learned, learning
 from wattkeeper.controller.learned import Learned
 from wattkeeper.controller.learning import Learning

@@ -10,10 +10,11 @@ from tests.controller.world import service as service_body
 from tests.energy import fleet
 from wattkeeper.api import convert
 from wattkeeper.api.conditions import ConditionType
-from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from wattkeeper.api.inference_service import InferenceServiceSpec
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller import live_factors
 from wattkeeper.controller.live_factors import Seen
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.observation import GpuReading

@@ -37,10 +37,11 @@ def kubeconfig(tmp_path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def operator(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def operator(*arguments: str, modules: str = "") -> Iterator[subprocess.Popen[str]]:
+    """`modules`: a folder whose Python modules come before all others."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wattkeeper", "run", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "operator")},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, [modules]), str(ROOT / "operator")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -88,6 +89,22 @@ def test_sigterm_ends_it_and_hands_the_lease_back(kubeconfig):
         "wattkeeper", "wattkeeper-system"
     )
     assert not lease.spec.holder_identity
+
+
+def test_without_libgomp_it_runs_and_says_once_what_is_missing(kubeconfig, tmp_path):
+    (tmp_path / "lightgbm.py").write_text('raise OSError("libgomp.so.1: cannot open shared object file")\n')
+    port = free_port()
+    arguments = (f"--kubeconfig={kubeconfig}", f"--http-port={port}", "--tick=0.2", "--log-format=text")
+    with operator(*arguments, modules=str(tmp_path)) as process:
+        wait_for_page(process, port, "limitSeconds")
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        text, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, text
+    assert "Traceback" not in text
+    told = [line for line in text.splitlines() if "libgomp" in line]
+    assert len(told) == 1
+    assert "physics alone foresees power" in told[0] and "libgomp1" in told[0]
 
 
 def test_sigterm_ends_a_standby_that_waits_for_the_lease(kubeconfig):

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tests.controller.world import reading, service
-from wattkeeper.api.inference_service import InferenceServiceStatus
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.observation import EngineCounters
 from wattkeeper.physics import profiles, step

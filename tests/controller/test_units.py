@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from wattkeeper.api.factors import FactorsStatus
-from wattkeeper.api.inference_service import HistoryEntry, InferenceServiceStatus
 from wattkeeper.api.node_power_cap import CapEntry, DeviceStatus
+from wattkeeper.api.service_status import HistoryEntry, InferenceServiceStatus
 from wattkeeper.controller import caps, logs, note, publish, rollout, status
 from wattkeeper.controller.clock import Clock, from_rfc3339, to_rfc3339
 from wattkeeper.controller.http import Health, HealthServer

@@ -47,6 +47,7 @@ def test_without_lightgbm_physics_alone_says_why(tmp_path: Path):
         "from wattkeeper.energy.model import EnergyModel\n"
         "model = EnergyModel.load_or_physics()\n"
         "assert not model.trusted and model.version == 'physics', model.version\n"
+        "assert model.reason == 'NoLightGBM', model.reason\n"
         "print(model.problem)\n"
     )
     paths = [str(tmp_path), *sys.path]

@@ -38,20 +38,6 @@ def test_intervals_for_a_card_never_seen_are_wider_than_for_another_curve_of_a_k
     assert set(by_card["cold"].scale) == {*caps_methods.METHODS}
 
 
-def test_the_scale_of_few_groups_is_the_largest_miss_and_of_many_their_quantile():
-    few = [np.array([1.0, 2.0]), np.array([5.0])]
-    assert caps_methods.hierarchical_quantile(few, 0.9) == 5.0
-    many = [np.full(3, float(number)) for number in range(1, 20)]
-    assert caps_methods.hierarchical_quantile(many, 0.9) == 18.0  # 18 of 20: the group never seen is the twentieth
-    with pytest.raises(ValueError, match="at least one group"):
-        caps_methods.hierarchical_quantile([], 0.9)
-
-
-def test_a_group_with_many_rows_counts_as_one():
-    found = caps_methods.hierarchical_quantile([np.full(1000, 1.0), *(np.full(2, 3.0) for _ in range(9))], 0.85)
-    assert found == 3.0
-
-
 def test_the_watts_of_those_asked_about_are_hidden_where_they_are_not_known():
     known = [curve("RTX3090", 0, 0.5), curve("RTX3090", 1, 0.7), curve("RTX4090", 0, 0.6)]
     asked = known[2]

@@ -52,6 +52,15 @@ def test_readings_say_how_much_more_a_deployment_draws(physics):
     assert read(profile, readings(-0.3), physics).factor == 1.0
 
 
+@pytest.mark.parametrize("weight", [2.0, 8.0])
+def test_what_nine_in_ten_such_deployments_draw_less_than_counts(physics, weight):
+    profile, calibration = fleet.profile(*fleet.ESTIMATED), readings(0.2, weight=weight)
+    floor, estimate = profile.energy.static_watts, full_watts(profile)
+    factor, spread = calibration.factor_and_spread(np.array([32.0]))
+    upper = (estimate * factor[0] * math.exp(1.2816 * spread[0]) - floor) / (estimate - floor)
+    assert upper - 0.001 <= read(profile, calibration, physics).factor <= upper + 0.051
+
+
 def test_more_readings_leave_less_to_fear(physics):
     profile = fleet.profile(*fleet.ESTIMATED)
     few, many = (read(profile, readings(0.1, weight=weight), physics).factor for weight in (2.0, 8.0))

@@ -55,6 +55,8 @@ def test_one_wild_reading_moves_little():
 def test_a_large_bias_loses_trust_and_regains_it_later():
     wrong = _after([2.0] * 10)
     assert not wrong.trusted
+    near = _after([1.4] * 200, start=wrong)
+    assert _after([1.4] * 200).trusted and not near.trusted, "what is close to the bound does not flap"
     better = _after([1.05] * 2000, start=wrong)
     assert better.trusted
     assert better.factor == pytest.approx(1.05, rel=0.01)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from wattkeeper.domain.errors import DataFileError
-from wattkeeper.energy import data, own_rows
+from wattkeeper.energy import data, estimate, learned, own_rows, terms
 from wattkeeper.energy.row_checks import RefusedRowsError
 
 GOOD = {
@@ -50,6 +50,9 @@ def test_names_of_cards_as_dcgm_says_them(tmp_path):
         ({"inter_token_seconds": 20}, "milliseconds"),
         ({"inter_token_seconds": 0.0002}, "far from tokens_per_second"),
         ({"joules_per_token": 1.0}, "is not the power of all cards"),
+        ({"prefix_hit_ratio": 60}, "no share of the prompt tokens"),
+        ({"prefix_hit_ratio": -0.1}, "no share of the prompt tokens"),
+        ({"prefix_hit_ratio": 1}, "no share of the prompt tokens"),
         ({"gpu": "abacus-9"}, "no accelerator of the catalogue"),
         ({"model": ""}, "model is empty"),
     ],
@@ -98,3 +101,32 @@ def test_long_lists_are_shortened_but_complete(tmp_path):
     with pytest.raises(RefusedRowsError, match="and 3 more") as caught:
         own_rows.read(write(tmp_path, *[GOOD | {"output_tokens": 0}] * 8))
     assert len(caught.value.refused) == 8
+
+
+HIT = GOOD | {"model": "meta-llama/Llama-3.1-8B-Instruct", "num_gpus": 1, "prompt_tokens": 1000, "max_num_seqs": 8,
+              "gpu_watts": 300, "tokens_per_second": 400}  # fmt: skip
+
+
+@pytest.fixture
+def hits(tmp_path):
+    """The same run, 0, 60 and 99.99 % of its prompt tokens from the prefix cache, and one that does not tell."""
+    rows = [HIT | {"prefix_hit_ratio": share} for share in (0.0, 0.6, 0.9999, "")]
+    return own_rows.read(write(tmp_path, *rows))
+
+
+def test_what_the_prefix_cache_had_is_not_computed_but_attended_to(hits):
+    (found,) = estimate.closed_loop_runs(hits)
+    state = found.points
+    assert state.prompt_tokens.tolist() == pytest.approx([1000.0, 400.0, 1.0, 1000.0])
+    assert state.prefill_tokens.tolist() == pytest.approx([40.0, 16.0, 0.04, 40.0])
+    assert state.kv_tokens[:2].tolist() == [8 * 1100.0] * 2
+    assert np.diff(state.step_seconds[:3]).max() < 0.0, "less prefill, shorter steps"
+    assert state.step_seconds[3] == state.step_seconds[0]
+
+
+def test_the_learned_model_sees_the_same_work(hits):
+    runs = learned.runs_of(hits)
+    read, compute = (runs.term_seconds[:, terms.NAMES.index(name)] for name in ("kv_read", "prefill_compute"))
+    assert read[1] == pytest.approx(read[0])
+    assert compute[1] == pytest.approx(0.4 * compute[0])
+    assert (runs.term_seconds[3] == runs.term_seconds[0]).all()

@@ -149,6 +149,12 @@ def test_a_stuck_sensor_is_caught_once_the_load_moves(settled):
     assert run(noisy(REGAIN_TICKS + 1), caught[-1])[-1].trusted
 
 
+def test_a_stuck_sensor_is_not_believed_again_for_a_change_of_setting(settled):
+    moving = [tick(400.0, predicted=400.0 * (1.0 + 0.05 * index), running=40.0) for index in range(STUCK_TICKS)]
+    resized = run([tick(400.0, setting=2)] * (2 * REGAIN_TICKS), run(moving, settled)[-1])
+    assert all(state.fault is Fault.STUCK and not state.learn for state in resized[1:])
+
+
 def test_a_load_that_moves_from_the_first_equal_tick_is_caught_in_six(settled):
     moving = [tick(400.0, predicted=400.0 * (1.0 + 0.05 * index), running=40.0) for index in range(STUCK_TICKS)]
     assert run(moving, settled)[-1].fault is Fault.STUCK

@@ -161,8 +161,17 @@ def test_command_reports_missing_data(tmp_path):
     command.register(app)
     result = CliRunner().invoke(app, ["--data", str(tmp_path), "--output", str(tmp_path / "m.json")])
     assert result.exit_code == 1
-    assert "missing: copy" in result.output.replace("\n", " ")
+    assert "missing: get it with `wattkeeper data fetch ml-energy-v3`" in result.output.replace("\n", " ")
     assert not (tmp_path / "m.json").exists()
+
+
+def test_a_model_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+    app = typer.Typer()
+    command.register(app)
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "file" / "m.json")])
+    assert result.exit_code == 1
+    assert "cannot be read or written" in result.output and "data folder" not in result.output
 
 
 @pytest.mark.data

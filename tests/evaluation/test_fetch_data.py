@@ -139,7 +139,7 @@ def test_command_lines(tmp_path, folder):
     run = CliRunner().invoke(main.app, ["data", "check", "--rows", str(rows)])
     assert run.exit_code == 1
     assert f"{rows}, row 2: output_tokens is missing, zero" in run.stdout
-    assert "1 rows can be used, 1 are refused" in run.stdout
+    assert "rows that can be used: 1, refused: 1" in run.stdout
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -42,6 +42,8 @@ def test_tables_tell_all_that_was_found():
         cards=Cards(model=MODEL, accelerator="h100-sxm", bias=0.9),
         training_rows=7,
         held=(own_history.Held(name="all", runs=2, errors=(errors,)),),
+        cached_rows=5,
+        prefix=(own_history.Held(name="30%", runs=3, errors=(errors,)),),
         bounds=(own_history.Bounds(factor=1.0, runs=3, used=0.5, scatter=0.2),),
     )
     assert "h100-sxm draws 0.9 times" in own_history.summary(found)
@@ -49,6 +51,8 @@ def test_tables_tell_all_that_was_found():
     text = "\n".join(rendering.markdown(table) for table in own_history.tables(found))
     assert "power 0.9 times the twin's (7 own rows)" in text
     assert "| all | 2 | 10.0 (10.0 to 10.0) |" in text
+    assert "prefix cache hits (5 own rows with hits)" in text
+    assert "| 30% | 3 | 10.0 (10.0 to 10.0) |" in text
 
 
 def test_public_runs_are_needed(tmp_path):

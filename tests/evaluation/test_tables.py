@@ -61,6 +61,15 @@ def test_a_page_is_filled_between_its_marks_and_nowhere_else():
         rendering.filled(page, name="y", content="new")
 
 
+def test_the_place_on_a_page_is_checked_without_a_change(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- x -->\nold\n<!-- /x -->\n")
+    rendering.check_place(path, name="x")
+    assert "old" in path.read_text()
+    with pytest.raises(rendering.PageError, match="has no lines"):
+        rendering.check_place(path, name="y")
+
+
 def test_markdown_has_a_row_per_row():
     table = Table(key="k", title="T", note="N.", columns=("a", "b"), rows=(("x", 1), ("y", None)))
     assert rendering.markdown(table).splitlines()[4:] == ["| a | b |", "|---|---|", "| x | 1 |", "| y | - |"]
@@ -95,3 +104,17 @@ def test_command_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(main.app, ["evaluate", "sla", "--data", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "does not exist" in result.stderr
+
+
+def test_a_wide_table_is_whole_in_a_pipe_and_told_row_by_row_on_a_narrow_terminal(capsys, monkeypatch):
+    columns = ("held out", *(f"method number {index}" for index in range(12)))
+    table = rendering.Table(key="wide", title="Wide", note="note", columns=columns, rows=(("curve", *range(100, 112)),))
+    monkeypatch.setenv("COLUMNS", "60")
+    rendering.show([table])
+    piped = capsys.readouterr().out
+    assert all(column in piped for column in columns)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    rendering.show([table])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split() for line in lines if "number 11" in line] == [["method", "number", "11", "111"]]

@@ -115,3 +115,18 @@ def test_files_for_other_columns_are_refused(tmp_path):
     correction.write(replace(payload, ttft=replace(payload.ttft, slope=float("nan"))), path)
     with pytest.raises(ModelFileError, match="incomplete"):
         Correction.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:5000], "trees that are no text of LightGBM's, or are cut short: use the file that ships"),
+        (lambda text: text.replace("max_feature_idx=35", "max_feature_idx=40"), "another number of columns than 36"),
+    ],
+)
+def test_trees_that_cannot_be_evaluated_are_refused_when_loaded(tmp_path, change, said):
+    payload, _ = correction.read(correction.shipped_path())
+    path = tmp_path / "model.json.gz"
+    correction.write(replace(payload, tpot=replace(payload.tpot, spread=change(payload.tpot.spread))), path)
+    with pytest.raises(ModelFileError, match=said):
+        Correction.load(path)

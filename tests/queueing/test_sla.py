@@ -28,9 +28,14 @@ def rate_at(profile, kind, load, **settings):
     return load * float(probe.capacity_rps[0])
 
 
-def not_better(worse, better):
+MEMORY_SLACK = 1.12
+"""A batch that memory keeps small has shorter steps: the best guess may fall a little where requests queue for it
+instead (by 7 % at most over a grid of 900 cases). The upper bounds, by which plans are made, do not."""
+
+
+def not_better(worse, better, slack=SLACK):
     """Latencies of `worse` are at least those of `better`."""
-    return bool(np.all(worse * SLACK >= better))
+    return bool(np.all(worse * slack >= better))
 
 
 @given(PROFILES, KINDS, st.floats(0.05, 6.0), PERCENTILES, st.floats(1.0, 20.0))
@@ -242,9 +247,14 @@ def test_more_kv_memory_never_hurts(profile, kind, load, percentile, dispersion)
     )
     assert np.all(np.diff(found.stable.astype(int)) >= 0)
     assert np.all(np.diff(found.capacity_rps) >= -1e-9 * found.capacity_rps[-1])
-    for name in ("ttft_seconds", "tpot_seconds", "ttft_upper_seconds", "tpot_upper_seconds"):
+    for name, slack in (
+        ("ttft_seconds", MEMORY_SLACK),
+        ("tpot_seconds", MEMORY_SLACK),
+        ("ttft_upper_seconds", SLACK),
+        ("tpot_upper_seconds", SLACK),
+    ):
         values = getattr(found, name)
-        assert not_better(values[:-1], values[1:]), name
+        assert not_better(values[:-1], values[1:], slack), name
 
 
 def test_no_traffic_is_served_at_the_unloaded_latency():

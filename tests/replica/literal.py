@@ -65,6 +65,23 @@ class Literal:
         self.now = 0.0
         self.idle = 0.0
 
+    @classmethod
+    def of(cls, config):
+        """The engine that a ReplicaConfig describes."""
+        return cls(
+            config.iteration,
+            seqs=config.slots,
+            budget=config.max_num_batched_tokens,
+            blocks=config.kv_blocks,
+            size=config.block_size,
+            watermark=config.watermark,
+            threshold=config.long_prefill_token_threshold,
+            chunked=config.chunked_prefill,
+            max_len=config.max_model_len,
+            most_waiting=config.max_queued_requests,
+            priorities=config.priorities,
+        )
+
     def possible(self, job):
         if self.max_len is not None:
             job.output = min(job.output, self.max_len - job.prompt)

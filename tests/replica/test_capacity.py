@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wattkeeper.domain.workload import LengthDistribution, Workload
+from tests.queueing.cases import LENGTHS
+from wattkeeper.domain.workload import Workload
 from wattkeeper.physics.profile import IterationCoefficients
 from wattkeeper.queueing import capacity, traits
 from wattkeeper.queueing.types import Candidates
@@ -16,16 +17,6 @@ A100_7B = IterationCoefficients(
     dkv_seconds_per_kv_token=2.94e-7,
     da_seconds_per_token_squared=8.4e-9,
 )
-_lognormal = LengthDistribution.lognormal
-LENGTHS = {
-    "conversation": (
-        _lognormal(mean=1155, coefficient_of_variation=0.95),
-        _lognormal(mean=211, coefficient_of_variation=0.77),
-    ),
-    "code": (_lognormal(mean=2048, coefficient_of_variation=0.9), _lognormal(mean=28, coefficient_of_variation=2.0)),
-    "chat": (_lognormal(mean=246, coefficient_of_variation=1.9), _lognormal(mean=326, coefficient_of_variation=0.85)),
-    "fixed": (LengthDistribution.fixed(512), LengthDistribution.fixed(20)),
-}
 
 
 def shuffled(lengths, count, rng):

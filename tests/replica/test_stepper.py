@@ -55,17 +55,7 @@ def cases(draw):
 
 
 def literal_of(config, requests):
-    oracle = Literal(
-        config.iteration,
-        seqs=config.max_num_seqs,
-        budget=config.max_num_batched_tokens,
-        blocks=config.kv_blocks,
-        size=config.block_size,
-        watermark=config.watermark,
-        threshold=config.long_prefill_token_threshold,
-        chunked=config.chunked_prefill,
-        max_len=config.max_model_len,
-    )
+    oracle = Literal.of(config)
     columns = (requests.arrival_seconds, requests.prompt_tokens, requests.output_tokens, requests.hit_tokens)
     jobs = [Job(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     return oracle.play(jobs), jobs

@@ -65,19 +65,7 @@ def case(seed):
 
 
 def literal_of(config, requests, aborts):
-    oracle = Literal(
-        config.iteration,
-        seqs=config.slots,
-        budget=config.max_num_batched_tokens,
-        blocks=config.kv_blocks,
-        size=config.block_size,
-        watermark=config.watermark,
-        threshold=config.long_prefill_token_threshold,
-        chunked=config.chunked_prefill,
-        max_len=config.max_model_len,
-        most_waiting=config.max_queued_requests,
-        priorities=config.priorities,
-    )
+    oracle = Literal.of(config)
     jobs = []
     for row in range(len(requests)):
         job = Job(

@@ -60,6 +60,18 @@ def test_rows_say_what_the_twin_did(two_loads, found):
     assert rates[-1] == pytest.approx(15.0, rel=0.15)
 
 
+def test_prefix_hits_are_told(tmp_path):
+    found = collect(record(((0, 14.0), (1500, 14.0)), pods=1, cached=0.6))
+    assert found.runs
+    for run in found.runs:
+        assert run.hit_ratio == pytest.approx(0.6, abs=0.03)
+        assert run.prompt_tokens == pytest.approx(500.0, rel=0.1)
+        assert run.computed_tokens == pytest.approx(200.0, rel=0.15)
+    run_rows.write([found], tmp_path / "own.csv")
+    table = own_rows.read(tmp_path / "own.csv")
+    assert table["prefix_hit_ratio"].tolist() == pytest.approx([run.hit_ratio for run in found.runs], rel=1e-5)
+
+
 def test_no_time_is_lost(two_loads, found):
     assert found.history_seconds == pytest.approx(2 * two_loads.seconds, abs=2 * 30)
     assert all(run.start_seconds + run.seconds <= EPOCH + 1500 or run.start_seconds >= EPOCH + 1490
@@ -137,7 +149,7 @@ def test_gaps_restarts_and_caps_end_windows():
         ({"fault": "zero"}, Reason.NO_WATTS),
         ({"fault": "missing@60"}, Reason.NO_WATTS),
         ({"rates": ((0, 0.3), (900, 0.3))}, Reason.IDLE),
-        ({"cached": 0.9}, Reason.PREFIX),
+        ({"cached": 0.995}, Reason.PREFIX),
     ],
 )
 def test_what_cannot_be_used_is_named(options, reason, tmp_path):

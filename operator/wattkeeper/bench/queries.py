@@ -24,6 +24,7 @@ from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import PodReading
 from wattkeeper.telemetry import aliases, promql
+from wattkeeper.telemetry.assemble import HISTOGRAM_FIELDS, SCALAR_FIELDS
 from wattkeeper.telemetry.prometheus import PrometheusSettings, PrometheusSource
 from wattkeeper.telemetry.synthetic import SyntheticSource
 
@@ -116,34 +117,17 @@ def table(costs: Iterable[CollectionCost]) -> Table:
 def _bodies(readings: Iterable[PodReading]) -> dict[str, bytes]:
     """What Prometheus would answer, by name of the query; names that are not there have no series."""
     pods = list(readings)
-    scalars: dict[str, str] = {
-        aliases.RUNNING: "running",
-        aliases.WAITING: "waiting",
-        aliases.KV_USAGE: "kv_usage",
-        aliases.FINISHED: "finished_per_second",
-        "finished_total": "finished_requests",
-        "growth": "in_system_growth_per_second",
-        aliases.PROMPT_TOKENS: "prompt_tokens_per_second",
-        aliases.GENERATION_TOKENS: "generation_tokens_per_second",
-        aliases.PREEMPTIONS: "preemptions_per_second",
-        aliases.PREFIX_QUERIES: "prefix_queries_per_second",
-        aliases.PREFIX_HITS: "prefix_hits_per_second",
-    }
-    histograms = {
-        aliases.TTFT: "ttft_seconds",
-        aliases.TPOT: "tpot_seconds",
-        aliases.PROMPT_LENGTH: "prompt_tokens",
-        aliases.OUTPUT_LENGTH: "output_tokens",
-    }
     gpus = [(pod, gpu) for pod in pods for gpu in pod.gpus]
     cards = [
         {**_labels(pod), "UUID": gpu.uuid, "Hostname": gpu.node, "modelName": "NVIDIA H100 80GB HBM3"}
         for pod, gpu in gpus
     ]
-    found = {name: _vector((_labels(pod), getattr(pod, field)) for pod in pods) for name, field in scalars.items()}
+    found = {
+        name: _vector((_labels(pod), getattr(pod, field)) for pod in pods) for name, field in SCALAR_FIELDS.items()
+    }
     found |= {
         name: _vector(element for pod in pods for element in _buckets(_labels(pod), getattr(pod, field)))
-        for name, field in histograms.items()
+        for name, field in HISTOGRAM_FIELDS.items()
     }
     found["counters"] = _vector(element for pod in pods for element in _counters(pod))
     found["age"] = _vector((_labels(pod), _NOW - pod.age_seconds) for pod in pods)

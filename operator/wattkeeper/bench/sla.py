@@ -1,7 +1,8 @@
 """What the SLA check costs: per candidate in batches, per pass over a fleet, and the exact stepper behind it.
 
 Processor time of one core, the best of some rounds. Conversations on one H100 per replica (Llama 3.1 8B); the services
-of a fleet differ in lengths, rates and burstiness, and share four profiles.
+of a fleet differ in lengths, rates and burstiness, and share four profiles. LightGBM is timed for comparison: the
+check does without it.
 """
 
 import time
@@ -11,18 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
+from wattkeeper.domain import boosting
 from wattkeeper.domain.arrivals import POISSON, Dispersion
+from wattkeeper.domain.boosting import Booster
 from wattkeeper.domain.engine import EngineSettings
+from wattkeeper.domain.errors import LibraryMissingError
 from wattkeeper.domain.workload import LengthDistribution, Workload
 from wattkeeper.physics.profile import ServingProfile
 from wattkeeper.physics.profiles import serving_profile
 from wattkeeper.queueing import correction, sla
 from wattkeeper.queueing.analysis import Asked, analyse
+from wattkeeper.queueing.features import Tables
 from wattkeeper.queueing.types import Candidates, SlaQuery
 from wattkeeper.replica import arrivals, benchmark
 from wattkeeper.replica.benchmark import Speed
 from wattkeeper.replica.types import ReplicaConfig
 
+_Boosters = tuple[list[Booster], list[Booster]]
 _ROUNDS = 5
 _PER_SERVICE = 30
 """Candidates of one service in a pass of a fleet."""
@@ -46,6 +52,8 @@ class Cost:
     """Closed forms: capacity, clock under a cap, occupancy, latency tails."""
     learnt_seconds: float
     """Learnt correction."""
+    lightgbm_seconds: float | None
+    """What LightGBM takes for the same trees and rows, on one thread; None: it cannot be loaded."""
     total_seconds: float
     """Both, with what joins and splits them."""
 
@@ -60,9 +68,10 @@ def measure(
 ) -> list[Cost]:
     """One service with that many candidates, then fleets of that many services with 30 candidates each."""
     correction.shipped()
+    boosters = _boosters()
     asked = [[_query(0, size)] for size in batches]
     asked += [[_query(index, _PER_SERVICE) for index in range(size)] for size in fleets]
-    return [_cost(queries, rounds) for queries in asked]
+    return [_cost(queries, boosters, rounds) for queries in asked]
 
 
 def stepper_speed(*, requests: int = 40_000, rounds: int = 3) -> list[Speed]:
@@ -79,7 +88,7 @@ def stepper_speed(*, requests: int = 40_000, rounds: int = 3) -> list[Speed]:
     )
 
 
-def _cost(queries: Sequence[SlaQuery], rounds: int) -> Cost:
+def _cost(queries: Sequence[SlaQuery], boosters: _Boosters | None, rounds: int) -> Cost:
     analyses = [
         analyse(query.profile, Asked.of([query]), ttft_percentile=95.0, tpot_percentile=95.0) for query in queries
     ]
@@ -92,8 +101,27 @@ def _cost(queries: Sequence[SlaQuery], rounds: int) -> Cost:
         candidates=sum(len(query.candidates) for query in queries),
         closed_seconds=total - learnt,
         learnt_seconds=learnt,
+        lightgbm_seconds=None if boosters is None else _best(lambda: _by_lightgbm(boosters, joined), rounds),
         total_seconds=total,
     )
+
+
+def _boosters() -> _Boosters | None:
+    """The trees of the correction as LightGBM reads them: those of TTFT and of TPOT."""
+    payload, _ = correction.read(correction.shipped_path())
+    try:
+        ttft, tpot = (
+            [boosting.read(text) for text in (part.trees, part.spread)] for part in (payload.ttft, payload.tpot)
+        )
+    except LibraryMissingError:
+        return None
+    return ttft, tpot
+
+
+def _by_lightgbm(boosters: _Boosters, tables: Tables) -> None:
+    for trees, rows in zip(boosters, (tables.ttft, tables.tpot), strict=True):
+        for booster in trees:
+            boosting.predict(booster, rows)
 
 
 def _best(run: Callable[[], object], rounds: int) -> float:
@@ -152,7 +180,7 @@ def _profile(model: str, gpus: int) -> ServingProfile:
 def table(costs: Sequence[Cost]) -> Table:
     """For people."""
     shown = Table(title="SLA check, processor time")
-    for heading in ("services", "candidates", "closed forms", "learnt correction", "per candidate"):
+    for heading in ("services", "candidates", "closed forms", "learnt correction", "LightGBM", "per candidate"):
         shown.add_column(heading, justify="right")
     for cost in costs:
         shown.add_row(
@@ -160,6 +188,7 @@ def table(costs: Sequence[Cost]) -> Table:
             str(cost.candidates),
             f"{1e3 * cost.closed_seconds:.1f} ms",
             f"{1e3 * cost.learnt_seconds:.1f} ms",
+            "missing" if cost.lightgbm_seconds is None else f"{1e3 * cost.lightgbm_seconds:.1f} ms",
             f"{cost.microseconds_per_candidate:.0f} us",
         )
     return shown

@@ -13,11 +13,14 @@ import typer
 import yaml
 
 from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.base import GROUP, VERSION
+from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
 from wattkeeper.cli.errors import explained
 from wattkeeper.cli.explain import Form
 from wattkeeper.controller import calibrations, kube, reachable
+from wattkeeper.controller.calibrations import Pair
 from wattkeeper.controller.reachable import ReachablePoint
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.energy import next_readings
@@ -25,6 +28,7 @@ from wattkeeper.energy.calibration import CalibrationKernel, Reading
 from wattkeeper.energy.learnt import LearntReadings
 from wattkeeper.energy.model import EnergyModel
 from wattkeeper.energy.next_readings import Suggestion
+from wattkeeper.physics.profile import ServingProfile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class Advice:
 
     service: str
     energy_model: str
+    energy_problem: str
+    """Why no trained energy model is in use here; empty with one."""
     kept_in: str
     """Where the readings are."""
     note: str
@@ -68,7 +74,7 @@ def calibrate(
     if not separator or not namespace or not name:
         raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
     objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
-    found = advice(service, objects, EnergyModel.load(energy_model))
+    found = advice(service, objects, EnergyModel.load_or_physics(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
 
@@ -86,12 +92,14 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         raise WattkeeperError(
             f"no operating point of {service} meets its SLO with the bounds of its levers: see `wattkeeper explain`"
         )
-    readings, note = readings_of(live, profile, energy.version)
+    kept, note = kept_of(live, profile, serving, energy.version)
+    readings = readings_of(kept)
     batch, weights = np.array([point.batch for point in points]), np.ones(len(points))
     kernel = energy.kernel_of(serving)
     return Advice(
         service=service,
         energy_model=energy.version,
+        energy_problem=energy.problem,
         kept_in="status.memory" if profile is None else f"ModelProfile {kept_by}",
         note=note,
         readings=readings,
@@ -103,7 +111,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
 def parsed(
     service: str, objects: Sequence[dict[str, Any]]
-) -> tuple[api.InferenceServiceSpec, api.InferenceServiceStatus, ModelProfile | None]:
+) -> tuple[api.InferenceServiceSpec, service_status.InferenceServiceStatus, ModelProfile | None]:
     """Spec and status of the service, and the ModelProfile that keeps its readings.
 
     Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
@@ -111,7 +119,7 @@ def parsed(
     namespace, _, _ = service.partition("/")
     body = service_in(service, objects)
     try:
-        live = api.InferenceServiceStatus.model_validate(body.get("status") or {})
+        live = service_status.InferenceServiceStatus.model_validate(body.get("status") or {})
         spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
         kept_by = live.profile.model_profile
         owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
@@ -144,25 +152,35 @@ def _worth_it(
         yield suggestion
 
 
-def readings_of(
-    status: api.InferenceServiceStatus, profile: ModelProfile | None, version: str
-) -> tuple[tuple[Reading, ...], str]:
-    """Live readings that hold for this service and energy model, and why others that are there are not used."""
-    held = [] if profile is None else [*profile.status.calibrations]
+def kept_of(
+    status: service_status.InferenceServiceStatus, owner: ModelProfile | None, profile: ServingProfile, version: str
+) -> tuple[CalibrationStatus | None, str]:
+    """What is kept of live readings for this service and energy model, and why others that are there are not used."""
+    held = [] if owner is None else [*owner.status.calibrations]
     held += [status.memory.calibration] if status.memory.calibration is not None else []
-    dtype = status.applied.engine.kv_cache_dtype or "auto"
-    of_type = [item for item in held if item.kv_cache_dtype == dtype]
-    usable = next((item for item in of_type if item.energy_model == version), None)
-    if usable is None:
-        others = sorted({item.energy_model for item in of_type})
-        return (), f"readings of {', '.join(others)} are of no use to {version}" if others else ""
-    bins = LearntReadings.of([calibrations.bin_of(each) for each in usable.readings]).bins
-    return tuple(Reading(batch=each.batch, error_log=each.error_log, weight=each.weight) for each in bins), ""
+    pair = Pair.of(profile, reachable.engine_of(status))
+    problems = []
+    for kept in held:
+        if kept.kv_cache_dtype != pair.kv_cache_dtype:
+            continue
+        problem = calibrations.problem_of(kept, pair, version)
+        if not problem:
+            return kept, ""
+        problems.append(problem)
+    return None, "; ".join(sorted(set(problems)))
+
+
+def readings_of(kept: CalibrationStatus | None) -> tuple[Reading, ...]:
+    """Readings as the energy model conditions on them."""
+    bins = LearntReadings.of([calibrations.bin_of(each) for each in ([] if kept is None else kept.readings)]).bins
+    return tuple(Reading(batch=each.batch, error_log=each.error_log, weight=each.weight) for each in bins)
 
 
 def lines(found: Advice) -> Iterator[str]:
     """The advice for people."""
     yield f"{found.service}: {found.energy_model}, readings in {found.kept_in}"
+    if found.energy_problem:
+        yield f"  power model:   physics alone, with wide intervals: {found.energy_problem}"
     if found.note:
         yield f"  note:          {found.note}"
     for index, reading in enumerate(found.readings):
@@ -200,6 +218,7 @@ def facts(found: Advice) -> dict[str, Any]:
     return {
         "service": found.service,
         "energyModel": found.energy_model,
+        "energyProblem": found.energy_problem,
         "keptIn": found.kept_in,
         "note": found.note,
         "readings": [vars(reading) for reading in found.readings],
@@ -235,8 +254,9 @@ def from_file(path: Path) -> list[dict[str, Any]]:
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
         raise WattkeeperError(
-            f"{path} cannot be read as YAML or JSON: {error}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
+            f"{path} cannot be read as YAML or JSON: {why}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
         ) from error
     found: list[dict[str, Any]] = []
     for document in documents:

@@ -54,7 +54,7 @@ def check(
         table, refused = own_rows.scan(rows)
         for row in refused:
             typer.echo(str(row))
-        typer.echo(f"{rows}: {len(table)} rows can be used, {len(refused)} are refused")
+        typer.echo(f"{rows}: rows that can be used: {len(table)}, refused: {len(refused)}")
         if refused:
             raise typer.Exit(1)
         return

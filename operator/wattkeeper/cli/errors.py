@@ -21,5 +21,16 @@ def explained(command: Callable[_P, None]) -> Callable[_P, None]:
         except WattkeeperError as error:
             typer.echo(f"wattkeeper: {error}", err=True)
             raise typer.Exit(1) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            typer.echo(f"wattkeeper: {_told(error)}", err=True)
+            raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _told(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename} cannot be read or written ({error.strerror}): check the path and its permissions"

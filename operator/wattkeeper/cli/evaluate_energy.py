@@ -57,8 +57,11 @@ def energy(
 ) -> None:
     """Foresee joules, watts and capped throughput of groups never seen, beside all baselines. Takes some minutes."""
     # Imported here: the other commands shall not wait for LightGBM, scipy and matplotlib.
+    from wattkeeper.domain import boosting
     from wattkeeper.energy import caps_evaluate, clocks_evaluate, ml_energy_evaluate, nlr_evaluate
 
+    boosting.require()
+    _check_places(page, "evaluate energy", pictures)
     folder, progress = data_folder(data), Console(stderr=True)
 
     def report(line: str) -> None:
@@ -99,6 +102,7 @@ def decisions(
     from wattkeeper.replay.play import Cell
     from wattkeeper.replay.stage import ReplayError, Stage
 
+    _check_places(page, "evaluate decisions")
     if policy not in PLANNERS:
         raise ReplayError(f"{policy!r} is not the operator; choose one of {', '.join(PLANNERS)}")
     own = trace is None
@@ -119,9 +123,21 @@ def decisions(
         replicas=replicas,
     )  # fmt: skip
     setup = planner_setup(stage, policy, PlannerChoices())
+    if setup.energy.problem:
+        raise ReplayError(f"the trained energy model cannot be evaluated: {setup.energy.problem}")
     watched = closed_loop.watch(Cell(trace=played.of_seed(0), trace_name=played.name, stage=stage), setup)
     found = [closed_loop.held_out(watched, data=f"closed loop, {policy}, {played.name}")]
     _show(found, output=output, page=page, name="evaluate decisions")
+
+
+def _check_places(page: Path | None, name: str, pictures: Path | None = None) -> None:
+    """What shall be written can be, before minutes are spent on it."""
+    from wattkeeper.evaluation import rendering
+
+    if page is not None:
+        rendering.check_place(page, name=name)
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
 
 
 def _show(found: "list[HeldOut]", *, output: Output, page: Path | None, name: str) -> None:
@@ -133,6 +149,4 @@ def _show(found: "list[HeldOut]", *, output: Output, page: Path | None, name: st
     if output is Output.JSON:
         typer.echo(json.dumps(energy_scores.to_dict(found), indent=2))
         return
-    console = Console()
-    for table in made:
-        console.print(rendering.rich(table))
+    rendering.show(made)

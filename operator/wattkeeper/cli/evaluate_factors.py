@@ -28,6 +28,10 @@ def factors(
     # Imported here: the other commands shall not wait for the learner and the plotting library.
     from wattkeeper.evaluation import factor_analysis, factor_pictures, factor_tables, rendering
 
+    if page is not None:
+        rendering.check_place(page, name="evaluate factors")
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
     progress, console = Console(stderr=True), Console()
     found = factor_analysis.analyse(
         data_folder(data), seed=seed, report=lambda line: progress.print(line, style="dim", highlight=False)
@@ -37,8 +41,7 @@ def factors(
         typer.echo(json.dumps(asdict(found), default=lambda array: array.tolist(), indent=2))
     else:
         console.print(factor_tables.summary(found), highlight=False, soft_wrap=True)
-        for table in made:
-            console.print(rendering.rich(table))
+        rendering.show(made)
     if page is not None:
         rendering.fill(page, name="evaluate factors", tables=made, intro=factor_tables.summary(found))
     if pictures is not None:

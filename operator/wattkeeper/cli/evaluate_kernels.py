@@ -24,6 +24,8 @@ def kernels(
     """Hold the roofline's watts against measured kernels of H200 and B200; nothing is fitted to them."""
     from wattkeeper.evaluation import energy_scores, kernel_watts, rendering
 
+    if page is not None:
+        rendering.check_place(page, name="evaluate kernels")
     progress = Console(stderr=True)
     found = kernel_watts.held_out(data_folder(data), report=lambda line: progress.print(line, style="dim"))
     made = energy_scores.tables(found)
@@ -32,6 +34,4 @@ def kernels(
     if output is Output.JSON:
         typer.echo(json.dumps(energy_scores.to_dict(found), indent=2))
         return
-    console = Console()
-    for table in made:
-        console.print(rendering.rich(table))
+    rendering.show(made)

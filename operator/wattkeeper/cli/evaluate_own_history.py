@@ -39,6 +39,8 @@ def own_history(
     from wattkeeper.evaluation import rendering
     from wattkeeper.evaluation.simulated_history import Cards
 
+    if page is not None:
+        rendering.check_place(page, name="evaluate own-history")
     progress, console = Console(stderr=True), Console()
     found = evaluation.evaluate(
         data_folder(data),
@@ -56,5 +58,4 @@ def own_history(
             typer.echo(summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
         case Output.TABLE:
             console.print(summary, highlight=False, soft_wrap=True)
-            for table in made:
-                console.print(rendering.rich(table))
+            rendering.show(made)

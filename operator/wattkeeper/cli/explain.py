@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pydantic
 import typer
 
-from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.conditions import Status
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain.engine import EngineChange
@@ -75,7 +75,7 @@ def explain(
     )
     live = calibrate.service_in(service, objects)
     try:
-        status = api.InferenceServiceStatus.model_validate(live.get("status") or {})
+        status = service_status.InferenceServiceStatus.model_validate(live.get("status") or {})
     except pydantic.ValidationError as error:
         raise WattkeeperError(f"the status of {service} is not of this version of wattkeeper: {error}") from error
     mode = (live.get("spec") or {}).get("mode", "")
@@ -84,7 +84,10 @@ def explain(
     if doubt := explain_factors.uncertain(status.factors.untrained):
         told["untrained"] = explain_factors.untrained_facts(status.factors.untrained)
         text.append(_line("less certain", f"power in place: {doubt}"))
-    energy_used = EnergyModel.load(energy_model) if wanted or factors else EnergyModel.physics_only()
+    energy_used = EnergyModel.load_or_physics(energy_model) if wanted or factors else EnergyModel.physics_only()
+    if energy_used.problem:
+        told["energyProblem"] = energy_used.problem
+        text.append(_line("power model", f"physics alone, with wide intervals: {energy_used.problem}"))
     if factors:
         listed = explain_factors.told(status.factors, energy_used)
         told["factors"] = explain_factors.facts(status.factors, listed, energy_used)
@@ -98,14 +101,14 @@ def explain(
     typer.echo(json.dumps(told, indent=2) if output is Form.JSON else "\n".join(text))
 
 
-def facts(service: str, mode: str, status: api.InferenceServiceStatus) -> dict[str, Any]:
+def facts(service: str, mode: str, status: service_status.InferenceServiceStatus) -> dict[str, Any]:
     """What is told, for programs: status without what is empty."""
     told = status.model_dump(by_alias=True, mode="json", include={"plan", "applied", "observed", "conditions"})
     found: dict[str, Any] = _bare({"service": service, "mode": mode, **told})
     return found
 
 
-def lines(service: str, mode: str, status: api.InferenceServiceStatus) -> Iterator[str]:
+def lines(service: str, mode: str, status: service_status.InferenceServiceStatus) -> Iterator[str]:
     """The same for people."""
     plan = status.plan
     yield f"{service} ({mode}): {plan.reason or 'no plan yet'}"
@@ -122,7 +125,7 @@ def lines(service: str, mode: str, status: api.InferenceServiceStatus) -> Iterat
         yield f"  {item.type + ':':<14} {item.status}, {item.reason}{text}"
 
 
-def _decision(status: api.InferenceServiceStatus) -> Iterator[str]:
+def _decision(status: service_status.InferenceServiceStatus) -> Iterator[str]:
     plan, applied = status.plan, status.applied
     if applied.replicas is not None:
         ready = "" if applied.ready_replicas == applied.replicas else f", {applied.ready_replicas or 0} ready"
@@ -145,7 +148,7 @@ def _decision(status: api.InferenceServiceStatus) -> Iterator[str]:
         yield _line("runner-up", plan.runner_up)
 
 
-def _check(check: api.CheckStatus) -> Iterator[str]:
+def _check(check: service_status.CheckStatus) -> Iterator[str]:
     for name, latency in (("TTFT", check.ttft), ("TPOT", check.tpot)):
         if latency is None:
             continue
@@ -167,7 +170,7 @@ def _check(check: api.CheckStatus) -> Iterator[str]:
             yield "    " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _replay(replay: api.ReplayCheckStatus) -> str:
+def _replay(replay: service_status.ReplayCheckStatus) -> str:
     if replay.message:
         return f"{replay.standing}: {replay.message}"
     if not replay.requests:
@@ -181,7 +184,7 @@ def _replay(replay: api.ReplayCheckStatus) -> str:
     return f"{text}; measured {replay.time}"
 
 
-def _what_if(item: api.WhatIfStatus) -> tuple[str, ...]:
+def _what_if(item: service_status.WhatIfStatus) -> tuple[str, ...]:
     load = "-" if item.utilisation is None else f"{item.utilisation:.0%}"
     verdict = f"violates {item.violates}" if item.violates else "feasible"
     return item.change, item.ttft or _UNBOUND, item.tpot or _UNBOUND, load, verdict

@@ -6,6 +6,7 @@ The plan is compared with what is in place and with the static counterfactual of
 import csv
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wattkeeper.cli import calibrate, explain_factors
-from wattkeeper.controller import counterfactual, reachable, restated
+from wattkeeper.controller import counterfactual, full_power, reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Slo, Target
 from wattkeeper.energy import columns, contributions, points
@@ -25,7 +26,7 @@ from wattkeeper.energy.trained_range import Untrained
 from wattkeeper.planner import front, words
 from wattkeeper.planner.front import Option
 from wattkeeper.planner.plan import examine
-from wattkeeper.planner.search import Search
+from wattkeeper.planner.scored import Search
 from wattkeeper.planner.sizing import Row
 from wattkeeper.planner.types import PlannerSettings
 
@@ -93,9 +94,13 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
     spec, status, owner = calibrate.parsed(service, objects)
     measured = None if owner is None else (status.profile.model_profile or "", owner.spec)
     profile = reachable.profile_of(spec, status, measured)
-    readings, _ = calibrate.readings_of(status, owner, energy.version)
+    kept, _ = calibrate.kept_of(status, owner, profile, energy.version)
+    readings = calibrate.readings_of(kept)
     calibration = Calibration(kernel=energy.kernel_of(profile), readings=readings) if readings else None
-    request = restated.request(service, spec, status, profile, calibration=calibration, energy=energy)
+    free = None
+    if kept is not None:
+        free = full_power.from_status(kept.full_power, wall=time.time(), service=service)
+    request = restated.request(service, spec, status, profile, calibration=calibration, full_power=free, energy=energy)
     search = examine([request], energy=energy, settings=PlannerSettings())[0].search
     if search is None or search.error:
         why = search.error if search is not None else "a guard holds it, no candidates are weighed"

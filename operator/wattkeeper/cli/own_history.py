@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from wattkeeper.api.inference_service import InferenceServiceSpec, InferenceServiceStatus, TargetKind
+from wattkeeper.api.inference_service import InferenceServiceSpec, TargetKind
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.cli.errors import explained
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.telemetry import run_rows

@@ -75,6 +75,9 @@ def _notes(campaign: Campaign, tuned: Tuning | None, missing: Sequence[str]) -> 
         for name, found in tuned.tuned.items():
             yield f"{name}: {found.text()}"
     choices = campaign.planner
+    operated = any(name in campaigns.PLANNERS for name in campaign.policies)
+    if operated and (problem := campaigns.energy_model().problem):
+        yield f"Physics alone foresaw the operator's watts, with wide intervals and latency margins: {problem}."
     if not choices.check:
         yield "The operator ran without its replay stage: the analytic check decided alone."
     if choices.believe_time != 1.0 or choices.believe_power != 1.0:

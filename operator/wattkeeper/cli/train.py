@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from wattkeeper.cli import own_history
-from wattkeeper.domain import data_files
-from wattkeeper.domain.errors import WattkeeperError
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain import boosting, data_files, whole_file
 from wattkeeper.energy import train as training
 from wattkeeper.energy.evaluate import SplitResult
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
 
 
+@explained
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write; its card goes beside it.")],
     data_folder: Annotated[
@@ -56,31 +57,28 @@ def train(
     """Train the energy model on public measured runs, and show how accurate it is on runs it has not seen."""
     console = Console(stderr=True)
     own = list(rows or ())
-    try:
-        if from_prometheus is not None:
-            said = own_history.Said(model=model, gpu=gpu, gpus=gpus, precision=precision)
-            own_file = output.with_name(f"{output.stem}.own-rows.csv")
-            own_file.parent.mkdir(parents=True, exist_ok=True)
-            own_history.collect(
-                own_history.settings_of(from_prometheus, token_file=token_file, ca_file=ca_file),
-                own_history.span(since, until),
-                own_history.of_services(service, said, status=status, kubeconfig=kubeconfig, context=None)
-                if service
-                else own_history.of_pods(namespace, pods, said),
-                own_file,
-                tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-            )
-            own.append(own_file)
-        payload, results = training.train(
-            data_files.data_folder(data_folder),
-            own=own,
-            seed=seed,
-            report=lambda line: console.print(line, style="dim"),
+    boosting.require()
+    whole_file.check_writable(output)
+    if from_prometheus is not None:
+        said = own_history.Said(model=model, gpu=gpu, gpus=gpus, precision=precision)
+        own_file = output.with_name(f"{output.stem}.own-rows.csv")
+        own_history.collect(
+            own_history.settings_of(from_prometheus, token_file=token_file, ca_file=ca_file),
+            own_history.span(since, until),
+            own_history.of_services(service, said, status=status, kubeconfig=kubeconfig, context=None)
+            if service
+            else own_history.of_pods(namespace, pods, said),
+            own_file,
+            tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         )
-        training.write(payload, output)
-    except (WattkeeperError, OSError) as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        own.append(own_file)
+    payload, results = training.train(
+        data_files.data_folder(data_folder),
+        own=own,
+        seed=seed,
+        report=lambda line: console.print(line, style="dim"),
+    )
+    training.write(payload, output)
     Console().print(_table(results))
     console.print(f"wrote {output} and {output.with_name('MODEL_CARD.md')}", soft_wrap=True)
 

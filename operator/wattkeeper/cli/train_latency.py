@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from wattkeeper.cli.errors import explained
+from wattkeeper.domain import boosting
 from wattkeeper.evaluation import points, runs, training
 from wattkeeper.queueing import correction
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("train-latency")(train_latency)
 
 
+@explained
 def train_latency(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write (.json.gz).")],
     points_: Annotated[int, typer.Option("--points", help="Simulated replicas to learn from.", min=200)] = 6000,
@@ -33,6 +36,7 @@ def train_latency(
     Needs no data: coefficients, lengths and arrivals are synthetic. Takes about half a second of one core per
     point of 20,000 requests.
     """
+    boosting.require()
     console = Console(stderr=True)
     asked = points.training_points(points_, seed=seed, requests=requests)
     workers = processes or os.cpu_count() or 1

@@ -15,7 +15,7 @@ from wattkeeper.api.inference_service import Mode
 from wattkeeper.controller import counterfactual
 from wattkeeper.controller import watts as watts_of
 from wattkeeper.controller.calibrations import Calibrations
-from wattkeeper.controller.resolve import Service, ServiceKey
+from wattkeeper.controller.service import Service, ServiceKey
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Target

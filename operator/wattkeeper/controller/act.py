@@ -28,7 +28,7 @@ from wattkeeper.controller.kube import (
     node_power_cap_path,
     workload_path,
 )
-from wattkeeper.controller.resolve import Problem, Service, ServiceKey
+from wattkeeper.controller.service import Problem, Service, ServiceKey
 from wattkeeper.controller.writers import Writers
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.errors import PatchRefusedError

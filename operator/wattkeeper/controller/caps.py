@@ -15,7 +15,7 @@ from wattkeeper.api.node_power_cap import CapEntry, DeviceStatus, NodePowerCap
 from wattkeeper.controller import cache as cluster
 from wattkeeper.controller.clock import from_rfc3339
 from wattkeeper.controller.kube import Object
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.domain.observation import GpuReading
 
 CAP_REFUSED = "CapRefused"

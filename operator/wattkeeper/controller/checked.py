@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
 from wattkeeper.controller.text import describe, digits, duration
@@ -38,7 +38,7 @@ def condition(plan: Plan | None, slo: Slo, trouble: str) -> Condition:
     return Condition(type=type_, status=status, reason=reason, message=message)
 
 
-def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> api.CheckStatus | None:
+def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> service_status.CheckStatus | None:
     """The check of a plan. `to_text` writes a decision time as a wall time stamp."""
     check = plan.check
     if check is None:
@@ -48,10 +48,10 @@ def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> api.C
 
     def latency(
         goal: LatencyTarget | None, predicted: float | None, upper: float, replayed: tuple[float, float] | None
-    ) -> api.LatencyCheckStatus | None:
+    ) -> service_status.LatencyCheckStatus | None:
         if goal is None:
             return None
-        return api.LatencyCheckStatus(
+        return service_status.LatencyCheckStatus(
             percentile=goal.percentile,
             target=format_duration(goal.seconds),
             predicted=duration(predicted),
@@ -60,7 +60,7 @@ def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> api.C
             replayed_upper=duration(replayed[1]) if replayed is not None else None,
         )
 
-    return api.CheckStatus(
+    return service_status.CheckStatus(
         margin=digits(check.margin),
         utilisation=digits(prediction.utilisation) if prediction is not None else None,
         load_ceiling=digits(check.load_ceiling),
@@ -78,7 +78,7 @@ def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> api.C
         ),
         replay=_replay(check, to_text) if check.replay else None,
         what_if=[
-            api.WhatIfStatus(
+            service_status.WhatIfStatus(
                 change=item.change,
                 ttft=duration(item.ttft_seconds),
                 tpot=duration(item.tpot_seconds),
@@ -90,10 +90,10 @@ def check_status(plan: Plan, slo: Slo, to_text: Callable[[float], str]) -> api.C
     )
 
 
-def _replay(check: SlaCheck, to_text: Callable[[float], str]) -> api.ReplayCheckStatus:
+def _replay(check: SlaCheck, to_text: Callable[[float], str]) -> service_status.ReplayCheckStatus:
     item: Replayed | None = check.replayed
     if item is None:
-        return api.ReplayCheckStatus(standing=check.replay)
+        return service_status.ReplayCheckStatus(standing=check.replay)
     setting, result = item.setting, item.result
     target = Target(
         replicas=setting.replicas,
@@ -101,7 +101,7 @@ def _replay(check: SlaCheck, to_text: Callable[[float], str]) -> api.ReplayCheck
         clock_mhz=setting.clock_mhz,
         engine=setting.engine,
     )
-    return api.ReplayCheckStatus(
+    return service_status.ReplayCheckStatus(
         standing=check.replay,
         setting=describe(target),
         qps=digits(item.requests_per_second),

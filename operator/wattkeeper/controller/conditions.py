@@ -8,7 +8,7 @@ from wattkeeper.api.conditions import Condition, ConditionType, Status
 from wattkeeper.api.quantities import format_duration
 from wattkeeper.controller import checked, learned
 from wattkeeper.controller.caps import CapReport
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.controller.text import duration
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
@@ -30,9 +30,10 @@ class Findings:
     """None where no cap or clock lever is configured."""
     problems: tuple[Problem, ...] = ()
     """Found while acting, beside those of `service`."""
-    energy_trusted: bool = True
+    energy_reason: str = ""
+    """Why no trained energy model is in use, as a reason of the condition; empty with one."""
     energy_problem: str = ""
-    """Why no trained energy model is in use."""
+    """The same for people."""
     calibration: CalibrationStatus | None = None
     """Readings that no ModelProfile keeps."""
     calibrated: str = ""
@@ -112,13 +113,13 @@ def _model(findings: Findings, state: ServiceState, problems: dict[ConditionType
             f"measured power is {state.correction.factor:.2f} times the predicted, which is too far off or moves too "
             "much to be a correction: wider latency margins decide",
         )
-    if not findings.energy_trusted:
+    if findings.energy_reason:
         return _condition(
             type_,
             _FALSE,
-            "NoEnergyModel",
-            "the trained energy model is not usable: physics alone foresees power, with wide intervals"
-            + (f" ({findings.energy_problem})" if findings.energy_problem else ""),
+            findings.energy_reason,
+            "the trained energy model is not usable: physics alone foresees power, with wide intervals, and wider "
+            "latency margins decide" + (f" ({findings.energy_problem})" if findings.energy_problem else ""),
         )
     known = learned.describe(state.learning.learned, state.learning.dropped)
     if state.learning.learned.state == RefitStatus.POOR_FIT.value:

@@ -11,7 +11,7 @@ from wattkeeper.controller.entry import Entry
 from wattkeeper.controller.events import Recorder
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import Note, read_note
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.writers import Writers
 from wattkeeper.domain.plan import Plan

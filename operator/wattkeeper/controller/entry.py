@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wattkeeper.api.inference_service import InferenceServiceStatus, Mode
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller import caps
 from wattkeeper.controller.account import Standing
-from wattkeeper.controller.resolve import Problem, Service
+from wattkeeper.controller.service import Problem, Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import PodReading, ServiceObservation
 from wattkeeper.domain.plan import Plan, Target

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.kube import Kube, KubeError, Object, path_of
-from wattkeeper.controller.resolve import Service, ServiceKey
+from wattkeeper.controller.service import Service, ServiceKey
 
 _log = logging.getLogger(__name__)
 _REPEAT_SECONDS = 600.0

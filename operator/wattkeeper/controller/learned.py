@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wattkeeper.api.inference_service import ProfileStatus
+from wattkeeper.api.service_status import ProfileStatus
 from wattkeeper.physics.profile import IterationCoefficients, Provenance, ServingProfile
 from wattkeeper.physics.refit import LEAST_WINDOWS, Estimate, Refit, RefitStatus
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wattkeeper.api.conditions import ConditionType
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.domain.arrivals import POISSON
 from wattkeeper.domain.histogram import Histogram
 from wattkeeper.domain.observation import GpuReading, PodReading, ServiceObservation

@@ -31,7 +31,8 @@ from wattkeeper.controller.passes import Pass, Stopwatch
 from wattkeeper.controller.planning import Planning
 from wattkeeper.controller.publish import Publisher
 from wattkeeper.controller.replays import Replays
-from wattkeeper.controller.resolve import Problem, Resolver, Service, ServiceKey
+from wattkeeper.controller.resolve import Resolver
+from wattkeeper.controller.service import Problem, Service, ServiceKey
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.controller.state import ServiceState, restore
 from wattkeeper.controller.writers import Writers
@@ -81,6 +82,7 @@ class FleetLoop:
             cache=self.cache,
             kernel_of=self.energy.kernel_of,
             energy_model=self.energy.version,
+            wall=self.clock.wall,
             every_seconds=self.settings.observed_refresh_seconds,
         )
         self.observer = Observer(measurements=self.measurements, settings=self.settings, clock=self.clock)
@@ -322,7 +324,7 @@ class FleetLoop:
             current=entry.current,
             caps=entry.report,
             problems=tuple(entry.problems),
-            energy_trusted=self.energy.trusted,
+            energy_reason=self.energy.reason,
             energy_problem=self.energy.problem,
             calibration=self.calibrations.kept_in_service(service),
             calibrated=self.calibrations.describe(service),

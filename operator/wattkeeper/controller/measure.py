@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from wattkeeper.api.inference_service import MetricsSourceKind
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.domain.observation import PodReading
 from wattkeeper.telemetry.collector import Collector
 from wattkeeper.telemetry.pages import ScrapeTarget

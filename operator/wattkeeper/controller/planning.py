@@ -4,7 +4,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from wattkeeper.api.inference_service import HistoryEntry, Mode
+from wattkeeper.api.inference_service import Mode
+from wattkeeper.api.service_status import HistoryEntry
 from wattkeeper.controller import status
 from wattkeeper.controller.act import propose
 from wattkeeper.controller.calibrations import Calibrations
@@ -14,7 +15,7 @@ from wattkeeper.controller.kube import Object
 from wattkeeper.controller.metrics import OperatorMetrics
 from wattkeeper.controller.note import read_note
 from wattkeeper.controller.replays import Asked, Replays
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.domain.errors import PatchRefusedError
 from wattkeeper.domain.plan import Plan, PlanReason
@@ -80,7 +81,16 @@ class Planning:
         # Of a drifting model nothing that was learnt is believed.
         learnt = self.calibrations.calibration(service, wall=self.clock.wall()) if state.correction.trusted else None
         cap = entry.current.power_cap_watts
-        state.caution.look(service, observation, learnt, cap_watts=cap, model=self.energy, now=now)
+        state.caution.look(
+            service,
+            observation,
+            learnt,
+            read=self.calibrations.of(service).full_power,
+            cap_watts=cap,
+            model=self.energy,
+            now=now,
+            wall=self.clock.wall(),
+        )
         reading = state.caution.waits(
             service.profile,
             measured=observation.power_watts is not None,

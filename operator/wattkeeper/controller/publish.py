@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pydantic
 
 from wattkeeper.api.conditions import Condition, ConditionType, Status, update
-from wattkeeper.api.inference_service import InferenceServiceStatus
+from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.controller.clock import to_rfc3339
 from wattkeeper.controller.events import Recorder
 from wattkeeper.controller.kube import Kube, KubeConflictError, KubeError, KubeNotFoundError, Object, service_path
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.state import ServiceState
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wattkeeper.api import convert
+from wattkeeper.api import convert, service_status
 from wattkeeper.api import inference_service as api
 from wattkeeper.api.model_profile import ModelProfileSpec
 from wattkeeper.controller import overrides
@@ -37,7 +37,9 @@ class ReachablePoint:
 
 
 def profile_of(
-    spec: api.InferenceServiceSpec, status: api.InferenceServiceStatus, measured: tuple[str, ModelProfileSpec] | None
+    spec: api.InferenceServiceSpec,
+    status: service_status.InferenceServiceStatus,
+    measured: tuple[str, ModelProfileSpec] | None,
 ) -> ServingProfile:
     """The profile that the operator plans this service with, but for what it refitted.
 
@@ -58,7 +60,7 @@ def profile_of(
 
 
 def points(
-    spec: api.InferenceServiceSpec, status: api.InferenceServiceStatus, profile: ServingProfile
+    spec: api.InferenceServiceSpec, status: service_status.InferenceServiceStatus, profile: ServingProfile
 ) -> list[ReachablePoint]:
     """All stable points within the SLO at which replicas have something to do.
 
@@ -107,7 +109,7 @@ def points(
     return found
 
 
-def workload_of(status: api.InferenceServiceStatus) -> Workload:
+def workload_of(status: service_status.InferenceServiceStatus) -> Workload:
     """The traffic measured last; of lengths, status has the means alone.
 
     Raises WattkeeperError: nothing was measured yet, or the service is idle.
@@ -125,7 +127,7 @@ def workload_of(status: api.InferenceServiceStatus) -> Workload:
     )
 
 
-def engine_of(status: api.InferenceServiceStatus) -> EngineSettings:
+def engine_of(status: service_status.InferenceServiceStatus) -> EngineSettings:
     """Engine arguments in place."""
     return replace(
         EngineSettings(tensor_parallel_size=status.profile.gpus_per_replica or 1),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wattkeeper.controller.metrics import OperatorMetrics
-from wattkeeper.controller.resolve import ServiceKey
+from wattkeeper.controller.service import ServiceKey
 from wattkeeper.controller.settings import ReplaySettings
 from wattkeeper.controller.workers import Worker, WorkerError
 from wattkeeper.domain.arrivals import ArrivalRecord

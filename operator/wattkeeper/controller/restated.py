@@ -4,9 +4,10 @@ Not all that the operator knew is in the status: lengths have their means alone,
 the search that follows shows what the models say of the service, and the plan in the status stays the decision.
 """
 
-from wattkeeper.api import convert
+from wattkeeper.api import convert, service_status
 from wattkeeper.api import inference_service as api
 from wattkeeper.controller import caution, reachable
+from wattkeeper.controller.full_power import FullPower
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import MetricsState, ServiceObservation
 from wattkeeper.domain.plan import Target
@@ -19,15 +20,17 @@ from wattkeeper.planner.types import PlanRequest
 def request(
     key: str,
     spec: api.InferenceServiceSpec,
-    status: api.InferenceServiceStatus,
+    status: service_status.InferenceServiceStatus,
     profile: ServingProfile,
     *,
     calibration: Calibration | None = None,
+    full_power: FullPower | None = None,
     energy: EnergyModel | None = None,
 ) -> PlanRequest:
     """The question at the rate that the plan was made for, else at the measured one.
 
-    With `energy` the profile gets the caution about limits that the readings ask for, as in the loop.
+    With `energy` the profile gets the caution about limits that the readings ask for, and those that were kept of
+    times at `full_power`, as in the loop.
     Raises WattkeeperError: nothing was measured yet, or the service is idle.
     """
     workload = reachable.workload_of(status)
@@ -36,7 +39,7 @@ def request(
     enforced = spec.mode is api.Mode.ENFORCE
     if energy is not None:
         cap = status.applied.power_cap_watts.requested
-        profile = caution.cautious(profile, workload, calibration, cap_watts=cap, model=energy)
+        profile = caution.cautious(profile, workload, calibration, read=full_power, cap_watts=cap, model=energy)
     return PlanRequest(
         key=key,
         now_seconds=0.0,
@@ -60,7 +63,7 @@ def request(
     )
 
 
-def planned(status: api.InferenceServiceStatus) -> Target | None:
+def planned(status: service_status.InferenceServiceStatus) -> Target | None:
     """What was decided last; None where nothing was."""
     plan = status.plan
     if plan.replicas is None:

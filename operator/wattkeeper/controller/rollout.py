@@ -5,7 +5,7 @@ import enum
 from wattkeeper.controller.clock import Clock, from_rfc3339
 from wattkeeper.controller.conditions import missed_targets
 from wattkeeper.controller.note import Note, fields_of, fingerprint
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.settings import OperatorSettings
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.observation import ServiceObservation

@@ -163,9 +163,9 @@ def _leave_at_once() -> None:
 def _energy_model(path: Path | None) -> EnergyModel:
     """A file that cannot be used costs the learned part, not the operator: every service says so in its conditions.
 
-    Raises ModelFileError: a file was named and is not there, which is a mistake in the command.
+    Raises ModelFileError: a file was named and is not there.
     """
-    model = EnergyModel.load(path) if path is not None and not path.exists() else EnergyModel.load_or_physics(path)
+    model = EnergyModel.load_or_physics(path)
     if model.problem:
         _log.error("physics alone foresees power, with wide intervals: %s", model.problem)
     return model

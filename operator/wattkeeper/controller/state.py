@@ -6,7 +6,7 @@ only makes the next decisions more careful.
 
 from dataclasses import dataclass, field
 
-from wattkeeper.api.inference_service import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
+from wattkeeper.api.service_status import EngineStatus, HistoryEntry, InferenceServiceStatus, PlanStatus
 from wattkeeper.controller import learned
 from wattkeeper.controller.caution import Caution
 from wattkeeper.controller.clock import Clock, from_rfc3339

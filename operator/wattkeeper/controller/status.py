@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from wattkeeper.api import conditions as api_conditions
-from wattkeeper.api import inference_service as api
+from wattkeeper.api import service_status
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.conditions import Status
 from wattkeeper.controller import checked, conditions, counterfactual, learned
 from wattkeeper.controller.conditions import Findings
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.state import Decision, ServiceState
 from wattkeeper.controller.text import describe, digits, duration
 from wattkeeper.domain.engine import EngineChange, EngineSettings
@@ -20,19 +20,19 @@ _TRUE, _FALSE, _UNKNOWN = Status.TRUE, Status.FALSE, Status.UNKNOWN
 
 def build(
     findings: Findings, state: ServiceState, *, now_text: str, to_text: Callable[[float], str]
-) -> api.InferenceServiceStatus:
+) -> service_status.InferenceServiceStatus:
     """The whole status but for the factors, which stay as they were written last.
 
     `to_text` writes a decision time as a wall time stamp.
     """
     service = findings.service
-    previous = state.written or api.InferenceServiceStatus()
+    previous = state.written or service_status.InferenceServiceStatus()
     found = api_conditions.update(
         previous.conditions, conditions.of_service(findings, state), now=now_text, generation=service.generation
     )
     ready = found[0]
     phase = "Paused" if service.spec.paused else {_TRUE: "Ready", _FALSE: "Degraded", _UNKNOWN: "Pending"}[ready.status]
-    return api.InferenceServiceStatus(
+    return service_status.InferenceServiceStatus(
         observed_generation=service.generation,
         phase=phase,
         conditions=list(found),
@@ -53,9 +53,9 @@ def _only_began(findings: Findings, state: ServiceState) -> bool:
     return findings.service.target is not None and findings.observation is None and state.plan is None
 
 
-def _observed(observation: ServiceObservation, now_text: str) -> api.ObservedStatus:
+def _observed(observation: ServiceObservation, now_text: str) -> service_status.ObservedStatus:
     workload = observation.workload
-    return api.ObservedStatus(
+    return service_status.ObservedStatus(
         time=now_text,
         qps=digits(workload.requests_per_second) if workload is not None and observation.state.usable else None,
         prompt_tokens=digits(workload.prompt.mean) if workload is not None else None,
@@ -82,14 +82,14 @@ def decision(plan: Plan) -> Decision:
     )
 
 
-def _plan(state: ServiceState, slo: Slo, to_text: Callable[[float], str]) -> api.PlanStatus:
+def _plan(state: ServiceState, slo: Slo, to_text: Callable[[float], str]) -> service_status.PlanStatus:
     plan = state.plan
     if plan is None:
-        return api.PlanStatus()
-    predicted = api.PredictedStatus()
+        return service_status.PlanStatus()
+    predicted = service_status.PredictedStatus()
     if plan.prediction is not None:
         low, high = plan.prediction.power_interval_watts
-        predicted = api.PredictedStatus(
+        predicted = service_status.PredictedStatus(
             power_watts=digits(plan.prediction.power_watts),
             power_low_watts=digits(low),
             power_high_watts=digits(high),
@@ -100,7 +100,7 @@ def _plan(state: ServiceState, slo: Slo, to_text: Callable[[float], str]) -> api
     runner_up = None
     if plan.runner_up is not None:
         runner_up = f"{describe(plan.runner_up.target)} at {plan.runner_up.power_watts:.0f} W: {plan.runner_up.why_not}"
-    return api.PlanStatus(
+    return service_status.PlanStatus(
         replicas=plan.target.replicas,
         power_cap_watts=plan.target.power_cap_watts,
         clock_mhz=plan.target.clock_mhz,
@@ -117,19 +117,19 @@ def _plan(state: ServiceState, slo: Slo, to_text: Callable[[float], str]) -> api
     )
 
 
-def _applied(findings: Findings) -> api.AppliedStatus:
+def _applied(findings: Findings) -> service_status.AppliedStatus:
     service, report = findings.service, findings.caps
     if service.target is None:
-        return api.AppliedStatus()
-    watts = api.PowerCapStatus(requested=findings.current.power_cap_watts)
+        return service_status.AppliedStatus()
+    watts = service_status.PowerCapStatus(requested=findings.current.power_cap_watts)
     if report is not None:
-        watts = api.PowerCapStatus(
+        watts = service_status.PowerCapStatus(
             requested=digits(report.requested_watts),
             clamped=digits(report.clamped_watts),
             enforced=digits(report.enforced_watts),
             measured=digits(report.measured_watts),
         )
-    return api.AppliedStatus(
+    return service_status.AppliedStatus(
         replicas=service.desired_replicas,
         ready_replicas=service.ready_replicas,
         engine=engine_status(service.engine),
@@ -137,15 +137,15 @@ def _applied(findings: Findings) -> api.AppliedStatus:
     )
 
 
-def _savings(service: Service, state: ServiceState) -> api.SavingsStatus:
+def _savings(service: Service, state: ServiceState) -> service_status.SavingsStatus:
     account = state.savings
     if account.counterfactual_joules <= 0:
-        return api.SavingsStatus()
+        return service_status.SavingsStatus()
 
     def percent(counterfactual: float) -> float | None:
         return round(100 * (1 - account.measured_joules / counterfactual), 1) if counterfactual > 0 else None
 
-    return api.SavingsStatus(
+    return service_status.SavingsStatus(
         counterfactual=counterfactual.name(service.levers, service.desired_replicas),
         since=account.since,
         energy_kwh=round(account.measured_joules / 3.6e6, 4),
@@ -165,24 +165,24 @@ def _selector(service: Service) -> str | None:
 
 def _memory(
     state: ServiceState, calibration: CalibrationStatus | None, to_text: Callable[[float], str]
-) -> api.MemoryStatus:
+) -> service_status.MemoryStatus:
     def text(time: float | None) -> str | None:
         return None if time is None else to_text(time)
 
-    return api.MemoryStatus(
+    return service_status.MemoryStatus(
         last_scale_up=text(state.last_scale_up),
         last_scale_down=text(state.last_scale_down),
         last_rollout=text(state.last_rollout),
         rolled_back=state.rolled_back,
         bad_engines=[engine_status(change) for change in state.bad_engines][-16:],
-        correction=api.CorrectionStatus(**state.correction.to_dict()) if state.correction.samples else None,
+        correction=service_status.CorrectionStatus(**state.correction.to_dict()) if state.correction.samples else None,
         calibration=calibration,
     )
 
 
-def engine_status(engine: EngineSettings | EngineChange) -> api.EngineStatus:
+def engine_status(engine: EngineSettings | EngineChange) -> service_status.EngineStatus:
     """Arguments as status shows them."""
-    return api.EngineStatus(
+    return service_status.EngineStatus(
         max_num_batched_tokens=engine.max_num_batched_tokens,
         max_num_seqs=engine.max_num_seqs,
         kv_cache_memory_bytes=engine.kv_cache_memory_bytes,

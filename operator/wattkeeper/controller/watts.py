@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wattkeeper.controller.resolve import Service
+from wattkeeper.controller.service import Service
 from wattkeeper.controller.state import ServiceState
 from wattkeeper.domain.observation import ServiceObservation
 from wattkeeper.domain.plan import Target

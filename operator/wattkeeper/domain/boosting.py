@@ -1,6 +1,7 @@
 """LightGBM behind a door: trees are fitted and read here, and a machine that cannot load it gets a plain error.
 
 It is loaded at first use, not at import: its compiled part needs a system library (libgomp) that bare images lack.
+Trees that must hold on such a machine as well are read by `domain.plain_trees`.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from wattkeeper.domain.errors import ModelFileError
+from wattkeeper.domain.errors import LibraryMissingError, ModelFileError
 from wattkeeper.domain.workload import FloatArray
 
 
@@ -23,18 +24,30 @@ class Booster(Protocol):
         """LightGBM's own text format."""
 
 
-def fitted(columns: FloatArray, target: FloatArray, *, settings: Mapping[str, Any], rounds: int) -> Booster:
+def require() -> None:
+    """At the start of a command that fits trees only after minutes. Raises LibraryMissingError: LightGBM is missing."""
+    _library()
+
+
+def fitted(
+    columns: FloatArray, target: FloatArray, *, settings: Mapping[str, Any], rounds: int,
+    weight: FloatArray | None = None,
+) -> Booster:  # fmt: skip
     """Trees for a table (N, F) and target (N,), the same bits on every run: one thread, no chance but the seed's.
 
-    Raises ModelFileError: LightGBM cannot be loaded.
+    `weight` (N,) of each row; None: all alike. Raises LibraryMissingError: LightGBM cannot be loaded.
     """
     library = _library()
     fixed = {"deterministic": True, "force_row_wise": True, "num_threads": 1, "verbosity": -1}
-    return cast("Booster", library.train({**settings, **fixed}, library.Dataset(columns, label=target), rounds))
+    rows = library.Dataset(columns, label=target, weight=weight)
+    return cast("Booster", library.train({**settings, **fixed}, rows, rounds))
 
 
 def read(text: str) -> Booster:
-    """The trees of a text. Raises ModelFileError: LightGBM cannot be loaded, or cannot read it."""
+    """The trees of a text.
+
+    Raises LibraryMissingError: LightGBM cannot be loaded. ModelFileError: it cannot read the text.
+    """
     library = _library()
     try:
         return cast("Booster", library.Booster(model_str=text))
@@ -56,7 +69,7 @@ def _library() -> ModuleType:
     try:
         import lightgbm
     except (ImportError, OSError) as error:
-        raise ModelFileError(
+        raise LibraryMissingError(
             f"LightGBM cannot be loaded ({error}): install Wattkeeper with its dependencies again; a missing libgomp "
             "comes with the system package libgomp1"
         ) from error

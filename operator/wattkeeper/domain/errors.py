@@ -21,6 +21,10 @@ class ModelFileError(WattkeeperError):
     """A trained model file is missing, corrupt, or of another format."""
 
 
+class LibraryMissingError(ModelFileError):
+    """The library that a trained model needs cannot be loaded on this machine."""
+
+
 class DataFileError(WattkeeperError):
     """A file of measured data is missing, corrupt, or not the version that this program was written against."""
 

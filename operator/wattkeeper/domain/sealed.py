@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wattkeeper.domain import whole_file
 from wattkeeper.domain.errors import ModelFileError
 
 
@@ -16,9 +17,9 @@ def dump(body: dict[str, Any], *, file_format: str, version: int) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write the text; compressed (without a time stamp) where the name ends in .gz."""
+    """Write the text, as a whole or not at all; compressed (without a time stamp) where the name ends in .gz."""
     data = text.encode()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    whole_file.write(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def load(path: Path, *, what: str, file_format: str, version: int, advice: str) -> tuple[Any, str]:

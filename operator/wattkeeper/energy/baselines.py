@@ -21,6 +21,8 @@ BOOSTERS = 2
 """Boosters of different seeds whose predictions the shipped model averages."""
 RIDGE = 1e-3
 """Strength of the ridge penalty per row, on standardised columns."""
+_ROUNDING = 1e-9
+"""Spread over mean below which a column is constant but for the last bits of its mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ def _scale(target: FloatArray, estimate: FloatArray) -> float:
 
 def _ridge(features: FloatArray, target: FloatArray, ask: FloatArray) -> FloatArray:
     centre, spread = features.mean(axis=0), features.std(axis=0)
-    spread[spread == 0] = 1.0
+    spread[spread <= _ROUNDING * np.abs(centre)] = 1.0  # constant in training: nothing was learned of it
     design = np.column_stack([np.ones(len(features)), (features - centre) / spread])
     penalty = RIDGE * len(features) * np.eye(design.shape[1])
     penalty[0, 0] = 0.0

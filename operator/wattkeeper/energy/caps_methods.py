@@ -4,10 +4,8 @@ The knee (`energy.caps`), the law with its numbers drawn (`energy.cap_beliefs`),
 answers, and how wide its interval is, is learnt by holding out each group of the training curves in turn, apart for
 each number of readings. So it differs between cold and after readings, and nothing of the curve asked about is in it.
 
-The interval is `scale` sigmas of the model's own. Rows of one group err together, so the scale is the quantile of
-hierarchical conformal prediction (Lee, Barber and Willett 2023, arXiv 2306.06342): every held-out group counts the
-same, and a group never seen counts as one that is missed. With K groups that promises 90 % where K is at least 9; with
-fewer nothing can, and the largest miss of all is taken.
+The interval is `scale` sigmas of the model's own. Rows of one group err together, so every held-out group counts the
+same, and the group to come as a whole one that is missed (`energy.intervals`).
 """
 
 import functools
@@ -18,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wattkeeper.domain.workload import FloatArray
+from wattkeeper.energy import intervals
 from wattkeeper.energy.cap_beliefs import LimitBelief, SampledLaw
 from wattkeeper.energy.caps import READING_NOISE_LOG, CapCurve, CapModel
 
 KNEE, DRAWS, BOTH = "knee", "drawn law", "both"
 METHODS = (KNEE, DRAWS, BOTH)
-COVERAGE = 0.9
 _RANDOM_DRAWS = 4
 _SIGMA_SHARES = (0.16, 0.84)
 IndexArray = npt.NDArray[np.int_]
@@ -45,7 +43,7 @@ class Chosen:
 
     method: str
     scale: dict[str, float]
-    """Sigmas of an interval that holds `COVERAGE`, per method."""
+    """Sigmas of an interval that holds `intervals.COVERAGE`, per method."""
 
 
 @functools.cache
@@ -143,18 +141,6 @@ class _HeldOut:
 
     @property
     def scale(self) -> float:
-        return hierarchical_quantile([np.concatenate(each) for each in self.sigmas.values()], COVERAGE)
-
-
-def hierarchical_quantile(scores: Sequence[FloatArray], coverage: float) -> float:
-    """What `coverage` of the rows of a group never seen stay below, from the scores of K groups.
-
-    The largest score where K groups cannot promise that. Raises ValueError: no groups.
-    """
-    if not scores:
-        raise ValueError("at least one group is needed")
-    values = np.concatenate(scores)
-    weights = np.concatenate([np.full(len(each), 1.0 / len(each)) for each in scores]) / (len(scores) + 1)
-    order = np.argsort(values)
-    reached = np.searchsorted(np.cumsum(weights[order]), coverage - 1e-12)
-    return float(values[order][min(int(reached), len(values) - 1)])
+        misses = {name: np.concatenate(each) for name, each in self.sigmas.items()}
+        members = np.repeat(list(misses), [len(each) for each in misses.values()])
+        return intervals.by_unit(np.concatenate(list(misses.values())), members, groups_to_come=intervals.WHOLE)

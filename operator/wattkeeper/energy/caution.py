@@ -78,7 +78,7 @@ def from_readings(
     if sure and (drawn <= state.busy_watts * math.exp(MEASURED_HALF_WIDTH_LOG)).all():
         ratio = 1.0
     return Read(
-        factor=max(1.0, _STEP * math.ceil(ratio / _STEP - 1e-9)),
+        factor=max(1.0, round(_STEP * math.ceil(ratio / _STEP - 1e-9), 2)),
         at_limit=cap_watts is not None and float(np.max(drawn)) >= _AT_LIMIT * cap_watts,
     )
 

@@ -4,6 +4,7 @@ Columns of the table (`RUN_COLUMNS`); a missing figure is NaN:
 `source`; `model`, `parameters` and `activated_parameters` as published with the run, `gpu` (catalogue name),
 `num_gpus`, `tensor_parallel`, `data_parallel`, `weight_precision`, `architecture`, `task`;
 `max_num_seqs`, `batch` (measured mean), `prompt_tokens`, `prompt_assumed` (True: not published, assumed per task),
+`prefix_hit_ratio` (share of the prompt tokens that came from the prefix cache; missing: none),
 `output_tokens`, `output_cap_tokens`, `multimodal`; `requests_per_second` and `requests` (of an open run);
 `joules_per_token`, `gpu_watts` (mean per GPU), `node_watts`, `inter_token_seconds`, `tokens_per_second`;
 `group_curve`, `group_model`, `group_backbone` (all variants of one architecture and size), `group_workload`,
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import row_checks, sources
 from wattkeeper.energy.row_checks import RefusedRow
 from wattkeeper.energy.sources import Place, Source
@@ -24,7 +26,7 @@ from wattkeeper.energy.sources import Place, Source
 RUN_COLUMNS = (
     "source", "model", "parameters", "activated_parameters", "gpu", "num_gpus", "tensor_parallel", "data_parallel",
     "weight_precision", "architecture", "task", "max_num_seqs", "batch", "prompt_tokens", "prompt_assumed",
-    "output_tokens", "output_cap_tokens", "multimodal",
+    "prefix_hit_ratio", "output_tokens", "output_cap_tokens", "multimodal",
     "requests_per_second", "requests", "joules_per_token", "gpu_watts", "node_watts", "inter_token_seconds",
     "tokens_per_second", "group_curve", "group_model", "group_backbone", "group_workload", "group_rate",
 )  # fmt: skip
@@ -87,6 +89,14 @@ _NLR_LONG_PROMPT_TOKENS = 150.0
 """The two workloads have 119-120 and 174-175 prompt tokens on average."""
 
 
+def cached_tokens(table: pd.DataFrame) -> FloatArray:
+    """Prompt tokens per request that came from the prefix cache, (N,): no prefill, but attention reads them."""
+    if "prefix_hit_ratio" not in table:
+        return np.zeros(len(table))
+    share = np.nan_to_num(table["prefix_hit_ratio"].to_numpy(dtype=np.float64), nan=0.0)
+    return np.asarray(share * table["prompt_tokens"].to_numpy(dtype=np.float64))
+
+
 def backbone(model: str) -> str:
     """A model's name without what leaves architecture and size alike (tuning, modality, precision, release)."""
     words = re.split(r"[-_]", model.rpartition("/")[2].lower())
@@ -129,6 +139,7 @@ def load_ml_energy(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "batch": raw["avg_batch_size"],
             "prompt_tokens": task.map(_ASSUMED_PROMPT_TOKENS),
             "prompt_assumed": True,
+            "prefix_hit_ratio": np.nan,
             "output_tokens": raw["avg_output_len"],
             "output_cap_tokens": np.nan,
             "multimodal": task.isin(_MULTIMODAL_TASKS).astype(float),
@@ -183,6 +194,7 @@ def load_nlr(folder: Path, *, check: bool = True) -> pd.DataFrame:
             "batch": np.nan,
             "prompt_tokens": prompt,
             "prompt_assumed": False,
+            "prefix_hit_ratio": np.nan,
             "output_tokens": raw["total_output_tokens"] / raw["completed"],
             "output_cap_tokens": cap,
             "multimodal": 0.0,

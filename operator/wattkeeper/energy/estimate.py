@@ -15,7 +15,7 @@ from scipy import special
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownModelError
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import points
+from wattkeeper.energy import data, points
 from wattkeeper.energy.points import IndexArray
 from wattkeeper.physics import catalogue, power, profiles, step
 from wattkeeper.physics.profile import ServingProfile
@@ -92,10 +92,12 @@ def closed_loop_runs(table: pd.DataFrame) -> list[Estimated]:
     """Estimates of closed-loop runs, one entry per profile."""
     found = []
     for profile, group, rows in _by_profile(table):
+        cached = data.cached_tokens(group)
         state = points.closed_loop(
             profile,
             batch=group["max_num_seqs"].to_numpy(dtype=np.float64),
-            prompt_tokens=group["prompt_tokens"].to_numpy(dtype=np.float64),
+            prompt_tokens=np.maximum(group["prompt_tokens"].to_numpy(dtype=np.float64) - cached, 1.0),
+            cached_tokens=cached,
             output_tokens=group["output_tokens"].to_numpy(dtype=np.float64),
             multimodal=group["multimodal"].to_numpy(dtype=np.float64),
         )

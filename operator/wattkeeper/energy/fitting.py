@@ -126,7 +126,8 @@ def _held_fold(work: tuple[Measured, IndexArray, Sequence[str], int]) -> tuple[F
 
 def _deployments(table: pd.DataFrame, runs: Runs) -> Iterator[dict[str, Any]]:
     """As `correction.Deployment`, in order of their names."""
-    logs = pd.DataFrame(np.log2(table[["prompt_tokens", "output_tokens"]].to_numpy(dtype=np.float64)))
+    computed = np.maximum(table["prompt_tokens"].to_numpy(dtype=np.float64) - data.cached_tokens(table), 1.0)
+    logs = pd.DataFrame(np.log2(np.column_stack([computed, table["output_tokens"].to_numpy(dtype=np.float64)])))
     for name in np.unique(runs.groups[:, 3]):
         own = np.flatnonzero(runs.groups[:, 3] == name)
         first = table.iloc[own[0]]

@@ -19,8 +19,7 @@ import pydantic
 import yaml
 
 from wattkeeper.domain.workload import FloatArray
-from wattkeeper.energy import closed_window
-from wattkeeper.energy.data import ML_ENERGY_V3
+from wattkeeper.energy import closed_window, data
 
 _STEADY_VARIATION = 1.0
 """Of answer lengths where nothing is known: that of ML.ENERGY's conversations."""
@@ -51,6 +50,7 @@ class Sequences:
     """Of N runs; arrays (N,)."""
 
     prompt_tokens: FloatArray
+    """Computed per request, prefix hits taken off."""
     context_tokens: FloatArray
     """Mean resident tokens of a running sequence."""
     begun_per_token: FloatArray
@@ -68,7 +68,7 @@ def _set_up() -> _SetUp:
 def sequences(table: pd.DataFrame) -> Sequences:
     """Of the runs of a tidy table, in its order. Without a column `source` all are in a steady state."""
     prompt, output = (table[name].to_numpy(dtype=np.float64) for name in ("prompt_tokens", "output_tokens"))
-    prompt = prompt.copy()
+    prompt, cached = prompt.copy(), data.cached_tokens(table)
     age = np.full(len(table), closed_window.steady_age(_STEADY_VARIATION))
     begun, new = np.ones(len(table)), np.ones(len(table))
     for index in _of_benchmark(table):
@@ -83,12 +83,19 @@ def sequences(table: pd.DataFrame) -> Sequences:
             (value for name, value in task.prompt_tokens.items() if model.startswith(name)), prompt[index]
         )
     return Sequences(
-        prompt_tokens=prompt, context_tokens=prompt + age * output, begun_per_token=begun / output, new_share=new
+        prompt_tokens=np.maximum(prompt - cached, 1.0),
+        context_tokens=prompt + age * output,
+        begun_per_token=begun / output,
+        new_share=new,
     )
 
 
 def _of_benchmark(table: pd.DataFrame) -> npt.NDArray[np.intp]:
     if "source" not in table:
         return np.zeros(0, dtype=np.intp)
-    known = (table["source"] == ML_ENERGY_V3.name) & table["task"].isin(_set_up().tasks) & table["gpu"].isin(_GPU_NAMES)
+    known = (
+        (table["source"] == data.ML_ENERGY_V3.name)
+        & table["task"].isin(_set_up().tasks)
+        & table["gpu"].isin(_GPU_NAMES)
+    )
     return np.flatnonzero(known)

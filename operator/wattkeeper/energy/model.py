@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.domain.errors import ModelFileError
+from wattkeeper.domain.errors import LibraryMissingError, ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy import artefact, estimate, factors, features, learned_file, points, trained_range
 from wattkeeper.energy.calibration import CalibrationKernel
@@ -37,6 +37,8 @@ from wattkeeper.physics.profile import Provenance, ServingProfile
 
 MEASURED_HALF_WIDTH_LOG = 0.1
 """Least half-width where the profile's energy was measured: other workloads than the measured one."""
+NO_MODEL, NO_LIBRARY = "NoEnergyModel", "NoLightGBM"
+"""Reasons of a condition: the model file cannot be used; it cannot be read on this machine."""
 _REFERENCE_TOLERANCE = 0.03
 """Relative difference of physical estimates up to which a correction learned to one still fits the other."""
 _SIGMAS = 1.645
@@ -60,15 +62,17 @@ class EnergyModel:
 
     def __init__(
         self, correction: Correction | None, *, version: str = "physics", card: dict[str, Any] | None = None,
-        problem: str = "",
+        reason: str = NO_MODEL, problem: str = "",
     ) -> None:  # fmt: skip
         self.correction = correction
         """What was learned; None: physics alone."""
         self.trusted = correction is not None
         """False where no trained correction is in use."""
         self.version = version
+        self.reason = "" if self.trusted else reason
+        """Why no trained correction is in use, in one CamelCase word for a condition; empty with one."""
         self.problem = problem
-        """Why no trained correction is in use, for people; empty where nothing is wrong."""
+        """The same for people; empty where nothing is wrong."""
         self.card: dict[str, Any] = card or {}
         """Data, split, errors and licences of the trained file; empty without one."""
 
@@ -76,7 +80,8 @@ class EnergyModel:
     def load(path: Path | None = None) -> "EnergyModel":
         """The model of a file that `wattkeeper train` wrote; None: the one that ships with the package.
 
-        Raises ModelFileError: missing, corrupt, altered, or for other factors than this program's.
+        Raises ModelFileError: missing, corrupt, altered, or for other factors than this program's. Its subclass
+        LibraryMissingError: the file may be right, but LightGBM cannot be loaded.
         """
         file = path or artefact.shipped_path()
         payload, sha256 = artefact.load(file)
@@ -95,6 +100,8 @@ class EnergyModel:
             )
         try:
             correction = correction_of(payload)
+        except LibraryMissingError as error:
+            raise LibraryMissingError(f"energy model {file.name} is not used: {error}") from error
         except (ModelFileError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"energy model {file} cannot be used ({error}): train it again with `wattkeeper train`, or use the "
@@ -103,16 +110,23 @@ class EnergyModel:
         return EnergyModel(correction, version=f"energy-v2-{sha256[:8]}", card=dict(payload.card))
 
     @staticmethod
-    def physics_only(problem: str = "") -> "EnergyModel":
+    def physics_only(problem: str = "", *, reason: str = NO_MODEL) -> "EnergyModel":
         """The physical estimate alone, with a wide interval; `trusted` is False. `problem`: why, for people."""
-        return EnergyModel(None, problem=problem)
+        return EnergyModel(None, reason=reason, problem=problem)
 
     @staticmethod
     def load_or_physics(path: Path | None = None) -> "EnergyModel":
-        """As `load`; where the file cannot be used, physics alone, which says why in `problem`."""
+        """As `load`; where the file cannot be used, physics alone, which says why in `reason` and `problem`.
+
+        Raises ModelFileError: a file was named and is not there, which is a mistake in the command.
+        """
         try:
             return EnergyModel.load(path)
+        except LibraryMissingError as error:
+            return EnergyModel.physics_only(str(error), reason=NO_LIBRARY)
         except ModelFileError as error:
+            if path is not None and not path.exists():
+                raise
             return EnergyModel.physics_only(str(error))
 
     def watts(self, queries: Sequence[EnergyQuery]) -> list[WattsPrediction]:

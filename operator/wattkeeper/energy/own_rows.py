@@ -50,7 +50,7 @@ def scan(path: Path) -> tuple[pd.DataFrame, tuple[RefusedRow, ...]]:
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             raw = pd.read_csv(path, dtype="str", keep_default_na=False, index_col=False)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise DataFileError(f"{path} cannot be read as a CSV file of runs ({error})") from error
+        raise DataFileError(f"{path} cannot be read as a CSV file of runs ({str(error).strip()})") from error
     raw = raw.rename(columns=lambda name: name.strip()).fillna("")
     raw = raw.apply(lambda column: column.str.strip())
     _check_columns(path, raw)

@@ -193,20 +193,23 @@ def closed_loop(
     prompt_tokens: FloatArray,
     output_tokens: FloatArray,
     multimodal: FloatArray,
+    cached_tokens: FloatArray | float = 0.0,
 ) -> OperatingPoints:
     """Operating points of a replica that always decodes `batch` sequences (each one that ends is replaced).
 
     Per output token one sequence-step is needed, so that each iteration prefills batch * prompt / output tokens, and a
-    sequence holds its prompt and on average half its output. At its power limit the card stretches the iteration.
+    sequence holds its prompt and on average half its output. `cached_tokens` of prefix hits come before the
+    `prompt_tokens` that are computed: nobody prefills them, but all that follows attends to them. At its power limit
+    the card stretches the iteration.
     """
     prefill = batch * prompt_tokens / output_tokens
-    kv = batch * (prompt_tokens + output_tokens / 2)
+    kv = batch * (cached_tokens + prompt_tokens + output_tokens / 2)
     seconds = step.step_seconds(
         profile.iteration,
         prefill_tokens=prefill,
         decode_sequences=batch,
         kv_tokens=kv,
-        attention_products=prefill * prompt_tokens / 2,
+        attention_products=prefill * (cached_tokens + prompt_tokens / 2),
     )
     joules = power.step_joules(
         profile, prefill_tokens=prefill, decode_sequences=batch, kv_tokens=kv, step_seconds=seconds

@@ -95,7 +95,7 @@ def _violations(table: pd.DataFrame) -> list[tuple[Mask, str]]:
     batch, seconds, rate = column("batch"), column("inter_token_seconds"), column("tokens_per_second")
     rated = np.array([_rated_watts(name) for name in table["gpu"]])
     total = np.where(np.isnan(gpu_watts), node_watts, gpu_watts * gpus)
-    joules = column("joules_per_token")
+    joules, hits = column("joules_per_token"), column("prefix_hit_ratio")
     with np.errstate(invalid="ignore", divide="ignore"):
         checks = [(_unusable(column(name)), _UNUSABLE.format(name)) for name in _NEEDED]
         for name in _OPTIONAL:
@@ -106,6 +106,10 @@ def _violations(table: pd.DataFrame) -> list[tuple[Mask, str]]:
             (
                 ~np.isnan(gpu_watts) & ~np.isnan(node_watts),
                 "gpu_watts and node_watts are both given: power of cards and of the node do not mix, leave one empty",
+            ),
+            (
+                (hits < 0.0) | (hits >= 1.0),
+                "prefix_hit_ratio is no share of the prompt tokens, from 0 to below 1 (not in percent)",
             ),
             (np.isnan(total), "gpu_watts and node_watts are both empty: one of them is needed"),
             (

@@ -50,8 +50,9 @@ class Source:
     def how_to_get(self) -> str:
         """One sentence for error messages."""
         return (
-            f"copy {self.shown_paths} of https://github.com/{self.repository} at commit {self.commit} "
-            f"into {self.folder}/ of the data folder (`wattkeeper data list` says more)"
+            f"get it with `wattkeeper data fetch {self.name}`, or copy {self.shown_paths} of "
+            f"https://github.com/{self.repository} at commit {self.commit} into {self.folder}/ of the data folder "
+            "(`wattkeeper data list` says more)"
         )
 
     def provenance(self) -> dict[str, Any]:

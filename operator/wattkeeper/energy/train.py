@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain import sealed
+from wattkeeper.domain import sealed, whole_file
 from wattkeeper.domain.errors import DataFileError
 from wattkeeper.energy import artefact, data, evaluate, factors, fitting, learned, own_rows
 from wattkeeper.energy.artefact import Payload
@@ -115,7 +115,7 @@ def write(payload: Payload, path: Path) -> None:
     """Write the model file, and its card beside it as MODEL_CARD.md."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sealed.write(path, artefact.dump(payload))
-    path.with_name("MODEL_CARD.md").write_text(card_markdown(payload), encoding="utf-8")
+    whole_file.write(path.with_name("MODEL_CARD.md"), card_markdown(payload).encode())
 
 
 def card_markdown(payload: Payload) -> str:

@@ -4,10 +4,10 @@ Factors are what is known before a batch is tried: facts of the deployment and t
 the asked batch and, with a calibration run, everything that this run measured.
 """
 
-import lightgbm
 import numpy as np
 import pandas as pd
 
+from wattkeeper.domain import boosting
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy.points import IndexArray
 from wattkeeper.evaluation.ml_energy_data import Curves
@@ -22,9 +22,6 @@ _PARAMETERS = {
     "bagging_freq": 1,
     "feature_fraction": 0.6,
     "lambda_l2": 5.0,
-    "num_threads": 1,
-    "deterministic": True,
-    "verbose": -1,
 }
 """Set beforehand, not searched."""
 
@@ -79,7 +76,9 @@ def held_out(
     for number in np.unique(fold):
         held = fold == number
         for column in range(targets.shape[1]):
-            learning = lightgbm.Dataset(features[~held], targets[~held, column], weight=weight[~held])
-            model = lightgbm.train({**_PARAMETERS, "seed": seed}, learning, num_boost_round=_ROUNDS)
-            result[held, column] = np.asarray(model.predict(features[held]), dtype=np.float64)
+            model = boosting.fitted(
+                features[~held], targets[~held, column], settings=_PARAMETERS | {"seed": seed}, rounds=_ROUNDS,
+                weight=weight[~held],
+            )  # fmt: skip
+            result[held, column] = boosting.predict(model, features[held])
     return result

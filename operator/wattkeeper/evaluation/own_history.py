@@ -5,12 +5,13 @@ its exporters would have told Prometheus is cut into rows as `wattkeeper data fr
 train a model as `wattkeeper train --rows` does. Held against it are later runs of the same service, partly at larger
 batches than ever before, and runs of another service with other lengths. Beside it: a model without own rows; that
 times the mean error of the training rows, the simplest correction there is; and both models conditioned on these rows,
-as the operator does with live readings. A second table shows what the bounds of a steady window cost and bring.
+as the operator does with live readings. A second table is of services whose prompts are partly in the prefix cache; a
+third shows what the bounds of a steady window cost and bring.
 """
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ OTHER = Traffic(hours=8.0, rates=(1.0, 6.0), prompt_tokens=200.0, output_tokens=
 """Another service of the same model and card."""
 QUICK = Traffic(hours=6.0, rates=(2.0, 16.0), swing_hours=1.0)
 """What bounds are tried on: eightfold within half an hour."""
+CACHED = replace(TRAINING, prefix_hit_ratio=0.6)
+"""The same service with a shared prompt."""
+HITS = (0.0, 0.3, 0.6, 0.9)
+"""Of later runs, for the second table."""
 _RESAMPLES = 1000
 _ALL = 10**6
 FACTORS = (0.3, 0.6, 1.0, 1.7, 3.0)
@@ -78,6 +83,10 @@ class Found:
     cards: Cards
     training_rows: int
     held: tuple[Held, ...]
+    cached_rows: int
+    """Own rows of the service with prefix hits."""
+    prefix: tuple[Held, ...]
+    """Later runs by their share of prefix hits."""
     bounds: tuple[Bounds, ...]
 
 
@@ -85,9 +94,11 @@ def evaluate(folder: Path, cards: Cards, *, seed: int, report: Callable[[str], N
     """Simulate, train on the first hours and public runs, and hold the rest against it. Raises WattkeeperError."""
     public = data.load_ml_energy(folder)
     deployment = Deployment(name="team/chat", pods=".+", model=cards.model)
-    report(f"simulating {sum(each.hours for each in (TRAINING, LATER, OTHER, QUICK)):g} hours of a replica")
-    training, later, other, quick = (
-        simulated(traffic, cards, seed=seed + index) for index, traffic in enumerate((TRAINING, LATER, OTHER, QUICK))
+    shared = [replace(LATER, prefix_hit_ratio=hits) for hits in HITS if hits > 0.0]
+    traffics = (TRAINING, LATER, OTHER, QUICK, CACHED, *shared)
+    report(f"simulating {sum(each.hours for each in traffics):g} hours of a replica")
+    training, later, other, quick, cached, *alike = (
+        simulated(traffic, cards, seed=seed + index) for index, traffic in enumerate(traffics)
     )
     rows = run_rows.of_histories([training], deployment)
     for line in run_rows.summary(rows):
@@ -116,7 +127,34 @@ def evaluate(folder: Path, cards: Cards, *, seed: int, report: Callable[[str], N
                 for name, watts in predicted.items()
             )
             parts.append(Held(name=kind, runs=int(where.sum()), errors=errors))
-    return Found(cards=cards, training_rows=len(known), held=tuple(parts), bounds=tuple(bounds_of(quick, deployment)))
+    report("training with own rows of a service with prefix hits")
+    rows = run_rows.of_histories([cached], deployment)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "own.csv"
+        cached_rows = len(_table(rows, path))
+        models = {
+            "without": methods.without,
+            "trained without hits": methods.trained,
+            "trained with hits": _trained(train.joined(public, path), seed=seed),
+        }
+        later_runs = [held[0], *(run_rows.of_histories([each], deployment, per_point=_ALL) for each in alike)]
+        prefix = [_prefix(hits, each, models, path, seed=seed) for hits, each in zip(HITS, later_runs, strict=True)]
+    return Found(
+        cards=cards,
+        training_rows=len(known),
+        held=tuple(parts),
+        cached_rows=cached_rows,
+        prefix=tuple(prefix),
+        bounds=tuple(bounds_of(quick, deployment)),
+    )
+
+
+def _prefix(hits: float, history: OwnHistory, models: Mapping[str, EnergyModel], path: Path, *, seed: int) -> Held:
+    table = _table(history, path)
+    hours = np.array([run.start_seconds // 3600.0 for run in history.runs])
+    measured = table["gpu_watts"].to_numpy(dtype=np.float64)
+    errors = tuple(_errors(name, _watts(model, table), measured, hours, seed=seed) for name, model in models.items())
+    return Held(name=f"{hits:.0%}", runs=len(table), errors=errors)
 
 
 def _table(history: OwnHistory, path: Path) -> pd.DataFrame:
@@ -234,14 +272,6 @@ def summary(found: Found) -> str:
 
 def tables(found: Found) -> list[Table]:
     """For people, pages and machines."""
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            held.name,
-            held.runs,
-            *(f"{each.mean_absolute:.1f} ({each.low:.1f} to {each.high:.1f})" for each in held.errors),
-        )
-        for held in found.held
-    )
     return [
         Table(
             key="held-out",
@@ -250,7 +280,15 @@ def tables(found: Found) -> list[Table]:
             "Without: trained on public runs alone; times its mean error on own rows; conditioned on them, as on live "
             "readings. Trained: on both; and conditioned on own rows as well.",
             columns=("runs", "number", *(each.name for each in found.held[0].errors)),
-            rows=rows,
+            rows=_rows(found.held),
+        ),
+        Table(
+            key="prefix-hits",
+            title=f"Watts of later runs by their share of prefix cache hits ({found.cached_rows} own rows with hits)",
+            note="As above. Trained without hits: the model above, whose own rows have none; with hits: on the rows of "
+            f"a service {CACHED.prefix_hit_ratio:.0%} of whose prompt tokens are in the prefix cache.",
+            columns=("prefix hits", "number", *(each.name for each in found.prefix[0].errors)),
+            rows=_rows(found.prefix),
         ),
         Table(
             key="bounds",
@@ -260,3 +298,14 @@ def tables(found: Found) -> list[Table]:
             rows=tuple((each.factor, each.runs, each.used, each.scatter) for each in found.bounds),
         ),
     ]
+
+
+def _rows(parts: Sequence[Held]) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(
+        (
+            held.name,
+            held.runs,
+            *(f"{each.mean_absolute:.1f} ({each.low:.1f} to {each.high:.1f})" for each in held.errors),
+        )
+        for held in parts
+    )

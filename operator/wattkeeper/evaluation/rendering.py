@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import console as rich_console
 from rich import table as rich_table
 
+from wattkeeper.domain import whole_file
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.evaluation.score import Spread, Verdicts
 
 Cell = str | int | float | Spread | Verdicts | None
 _LARGE = 999.0
+_UNFOLDED = 1000
+"""Characters: wider than any table."""
 
 
 class PageError(WattkeeperError):
@@ -61,6 +65,30 @@ def rich(table: Table) -> rich_table.Table:
     return made
 
 
+def show(tables: Sequence[Table]) -> None:
+    """Print tables: into a file or pipe as wide as they are, and row by row where a terminal is too narrow."""
+    console = rich_console.Console()
+    for table in tables:
+        drawn = rich(table)
+        unfolded = console.measure(drawn, options=console.options.update(max_width=_UNFOLDED)).maximum
+        if unfolded <= console.width:
+            console.print(drawn)
+        elif console.is_terminal:
+            console.print(row_by_row(table), highlight=False)
+        else:
+            rich_console.Console(width=unfolded).print(drawn)
+
+
+def row_by_row(table: Table) -> str:
+    """For a narrow terminal: a line for each cell, below the first cell of its row."""
+    widest = max(map(len, table.columns))
+    lines = [table.title, table.note]
+    for row in table.rows:
+        lines.append(text(row[0]))
+        lines += [f"  {name:{widest}}  {text(cell)}" for name, cell in zip(table.columns[1:], row[1:], strict=True)]
+    return "\n".join([*lines, ""])
+
+
 def markdown(table: Table, *, level: int = 2) -> str:
     """A section with heading, note and table."""
     lines = [
@@ -98,7 +126,12 @@ def filled(page: str, *, name: str, content: str) -> str:
     return f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}"
 
 
+def check_place(path: Path, *, name: str) -> None:
+    """PageError where a page has no place for the tables of `name`; asked before minutes are spent on them."""
+    filled(path.read_text(encoding="utf-8"), name=name, content="")
+
+
 def fill(path: Path, *, name: str, tables: Sequence[Table], intro: str) -> None:
     """Write tables into a page. PageError where it has no place for them."""
     content = intro + "\n\n" + "\n".join(markdown(table) for table in tables)
-    path.write_text(filled(path.read_text(encoding="utf-8"), name=name, content=content), encoding="utf-8")
+    whole_file.write(path, filled(path.read_text(encoding="utf-8"), name=name, content=content).encode())

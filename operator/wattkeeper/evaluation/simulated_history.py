@@ -29,6 +29,8 @@ class Traffic:
     """From the lower rate to the higher and back."""
     prompt_tokens: float = 600.0
     output_tokens: float = 200.0
+    prefix_hit_ratio: float = 0.0
+    """Share of each prompt that is in the prefix cache, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ def simulated(traffic: Traffic, cards: Cards, *, seed: int) -> ReplicaHistory:
         prompt=prompt,
         output=output,
         seed=seed,
+        prefix_hit_ratio=traffic.prefix_hit_ratio,
     )
     key = ("team", "chat-0")
     service = Service(name="chat", slo=SloTargets(ttft_seconds=1.0, tpot_seconds=0.1), arrivals=trace)

@@ -62,7 +62,8 @@ def scan(path: Path, accelerator: str) -> tuple[pd.DataFrame, dict[int, str]]:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
         raise DataFileError(
-            f"{path} is missing: copy the table from {AICONFIGURATOR} into the data folder, or use --source itl"
+            f"{path} is missing: `wattkeeper data fetch aiconfigurator-times aiconfigurator-power` gets the tables of "
+            f"{AICONFIGURATOR}"
         ) from None
     except (OSError, ValueError) as error:
         raise DataFileError(f"{path} cannot be read as a kernel table ({error}): copy it anew") from error

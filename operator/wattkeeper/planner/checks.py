@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from wattkeeper.domain.plan import Plan, SlaCheck, WhatIf
 from wattkeeper.planner.evidence import Judged
-from wattkeeper.planner.search import MORE_LOAD, Search, judge
+from wattkeeper.planner.grid import MORE_LOAD
+from wattkeeper.planner.scored import Search
+from wattkeeper.planner.search import judge
 from wattkeeper.planner.sizing import Row, SlaModel
 from wattkeeper.planner.space import Power
 from wattkeeper.planner.wishes import row_of, wishes

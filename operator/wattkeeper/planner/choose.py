@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Prediction, RunnerUp, Target
-from wattkeeper.planner import dwell, sizing, wishes, words
+from wattkeeper.planner import dwell, grid, holds, sizing, wishes, words
 from wattkeeper.planner import search as searching
 from wattkeeper.planner.evidence import Standing
-from wattkeeper.planner.search import Scored, Search
+from wattkeeper.planner.scored import Scored, Search
 from wattkeeper.planner.sizing import Case, Row
 from wattkeeper.planner.space import Power
 
@@ -41,7 +41,7 @@ def choose(found: Search) -> Plan:
     elif 0 not in found.floors:
         return infeasible(found)
     elif case.request.observation.idle:
-        best = min(open_items, key=lambda item: (item.row.replicas, searching.depth(case, item.row.power), item.score))
+        best = min(open_items, key=lambda item: (item.row.replicas, grid.depth(case, item.row.power), item.score))
         choice = _take_idle(found, best)
     else:
         choice = _take_cheapest(found, open_items, in_place)
@@ -57,7 +57,7 @@ def _in_place(found: Search) -> Scored:
 def _rollout(found: Search) -> Scored | None:
     """The roll-out worth its price, if any."""
     options = [item for item in found.scored if item.row.engine and item.open]
-    if not options or searching.rollout_blocked(found):
+    if not options or holds.rollout_blocked(found):
         return None
     best = min(options, key=lambda item: item.score)
     if 0 not in found.floors:
@@ -163,7 +163,7 @@ def _held_replicas(found: Search, best: Scored) -> str:
     case, least = found.case, found.required[0].replicas
     if least is None or least >= best.row.replicas:
         return ""
-    timer = searching.scale_down_hold(case)
+    timer = holds.scale_down_hold(case)
     if timer and found.floors[0] < best.row.replicas:
         return f"fewer replicas wait: {timer}"
     if found.floors[0] > least and found.floors[0] >= best.row.replicas:
@@ -184,7 +184,7 @@ def _binding(found: Search, best: Scored) -> Binding:
         and not best.row.power.deeper_than(item.row.power)
     ]
     if deeper:
-        closest = max(deeper, key=lambda item: searching.depth(case, item.row.power))
+        closest = max(deeper, key=lambda item: grid.depth(case, item.row.power))
         if closest.violation is not Binding.NONE:
             return closest.violation
         if closest.waiting and not best.waiting:
@@ -235,7 +235,7 @@ def infeasible(found: Search) -> Plan:
         advice = f"{more} or send less traffic"
     other = next((case.space.engines[index] for index in found.floors if index), None)
     if other is not None:
-        blocked = searching.rollout_blocked(found) or "its replay is awaited"
+        blocked = holds.rollout_blocked(found) or "its replay is awaited"
         text += f"; {words.change(other.change)} would do, but {blocked}"
     return _all_capacity(found, f"{text}; {advice}")
 
@@ -342,7 +342,7 @@ def _runner_up(found: Search, chosen: Scored) -> RunnerUp | None:
         why = second.blocked
     elif second.row.engine and not chosen.row.engine and second.score < chosen.watts:
         gain = 1 - second.score / chosen.watts
-        blocked = searching.rollout_blocked(found)
+        blocked = holds.rollout_blocked(found)
         why = blocked or f"a gain of {gain:.1%} does not pay for a roll-out ({case.settings.rollout_gain_ratio:.0%})"
     elif second.score < chosen.score:
         why = f"a gain of {1 - second.score / chosen.score:.1%} is within the hysteresis"

@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 
 from wattkeeper.planner import sizing, words
-from wattkeeper.planner.search import Scored, Search, start_joules
+from wattkeeper.planner.scored import Scored, Search
+from wattkeeper.planner.search import start_joules
 
 
 def reference(in_place: Scored, open_items: Sequence[Scored]) -> Scored | None:

@@ -8,7 +8,8 @@ from wattkeeper.planner import search as searching
 from wattkeeper.planner import words
 from wattkeeper.planner.evidence import Standing
 from wattkeeper.planner.plan import Examined
-from wattkeeper.planner.search import PowerModel, Scored, Search
+from wattkeeper.planner.scored import Scored, Search
+from wattkeeper.planner.search import PowerModel
 from wattkeeper.planner.sizing import SlaModel
 from wattkeeper.planner.types import PlannerSettings, PlanRequest
 from wattkeeper.queueing import sla

@@ -14,7 +14,8 @@ from wattkeeper.domain.plan import Binding, Target
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.energy.points import EnergyQuery
 from wattkeeper.planner import words
-from wattkeeper.planner.search import PowerModel, Search
+from wattkeeper.planner.scored import Search
+from wattkeeper.planner.search import PowerModel
 from wattkeeper.planner.sizing import Row
 from wattkeeper.planner.space import Power
 

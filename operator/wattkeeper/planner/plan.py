@@ -13,7 +13,8 @@ from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.plan import Binding, Plan, PlanReason, Target
 from wattkeeper.planner import checks, choose, guards, search, sizing, unused, words
 from wattkeeper.planner.guards import Action, Trip
-from wattkeeper.planner.search import DATA_ERRORS, PowerModel, Search
+from wattkeeper.planner.scored import DATA_ERRORS, Search
+from wattkeeper.planner.search import PowerModel
 from wattkeeper.planner.sizing import Case, SlaModel
 from wattkeeper.planner.space import LeverSpace, lever_space
 from wattkeeper.planner.types import PlannerSettings, PlanRequest

@@ -9,26 +9,18 @@ grid around it does not depend on it, so that a plan once applied is found again
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Binding
 from wattkeeper.energy.model import EnergyQuery, WattsPrediction
-from wattkeeper.planner import sizing, words
-from wattkeeper.planner.evidence import UNKNOWN, Evidence, Judged, Standing, needs_evidence
-from wattkeeper.planner.sizing import Case, Figures, Ledger, Required, Row, SlaModel
-from wattkeeper.planner.space import Power
+from wattkeeper.planner import grid, holds, sizing, words
+from wattkeeper.planner.evidence import UNKNOWN, Evidence, Standing, needs_evidence
+from wattkeeper.planner.scored import DATA_ERRORS, Scored, Search
+from wattkeeper.planner.sizing import Case, Ledger, Required, Row, SlaModel
 from wattkeeper.queueing.types import Candidates, SlaPrediction
-
-DATA_ERRORS = (WattkeeperError, ValueError, ArithmeticError)
-"""What bad data of one service may raise; anything else is a programming error."""
-
-
-MORE_LOAD = 1.1
-"""Multiple of the planned rate at which what is in place is judged too, to tell how near the edge it is."""
 
 _Query = TypeVar("_Query")
 _Answer = TypeVar("_Answer")
@@ -41,66 +33,13 @@ class PowerModel(Protocol):
         """Expected watts of all GPUs, one answer per query."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A candidate with its violations and its price."""
-
-    row: Row
-    violation: Binding
-    """NONE where it is feasible once all its replicas serve."""
-    blocked: str
-    """Why it may not be taken now although feasible (timers, no replay); empty where it may."""
-    waiting: str
-    """Why its power limits must wait (timers, starting replicas); empty where they need not."""
-    watts: float
-    """Expected of all GPUs; nan where not feasible and not in place."""
-    low_watts: float
-    high_watts: float
-    move_watts: float
-    """Energy of getting there (replicas starting), spread over the expected stay."""
-    figures: Figures
-    held: bool = False
-    """True where nothing but a missing or failed replay blocks it."""
-    judged: Judged = UNKNOWN
-    """What replays say of it."""
-
-    @property
-    def score(self) -> float:
-        """Watts with the price of the move."""
-        return self.watts + self.move_watts
-
-    @property
-    def open(self) -> bool:
-        """True where it may be taken now; its limits follow as soon as they may."""
-        return self.violation is Binding.NONE and not self.blocked
-
-
-@dataclass(kw_only=True)
-class Search:
-    """What was found for one service."""
-
-    case: Case
-    ledger: Ledger
-    required: dict[int, Required] = field(default_factory=dict)
-    """Least replicas at the planned rate, by engine index."""
-    floors: dict[int, int] = field(default_factory=dict)
-    """Least replicas that a scale-down may go to, by engine index: they carry the stabilised rate."""
-    evidence: Evidence | None = None
-    """From replays; None where no replay stage is configured."""
-    hopeless: bool = False
-    """True where the upper bound of replicas at full power misses the SLO even when nearly idle."""
-    scored: list[Scored] = field(default_factory=list)
-    error: str = ""
-    """Why the service could not be planned; empty where it could."""
-
-
 def begin(cases: Sequence[Case], *, predict: SlaModel) -> list[Search]:
     """Least replicas of every engine option at full power, for the planned and for the stabilised rate.
 
     What most services will ask about is judged for all of them in one call.
     """
     searches = [Search(case=case, ledger=Ledger(case, predict=predict)) for case in cases]
-    judge(searches, lambda search: _likely_rows(search.case), predict=predict)
+    judge(searches, lambda search: grid.likely_rows(search.case), predict=predict)
     for search in _live(searches):
         with _errors_to(search):
             _size(search)
@@ -136,7 +75,7 @@ def _size(search: Search) -> None:
         for engine, found in held.items():
             floors[engine] = max(floors[engine], now if found.replicas is None else found.replicas)
     search.floors = _promising(ledger, floors)
-    search.hopeless = not ledger.feasible(_idle_row(case))
+    search.hopeless = not ledger.feasible(grid.idle_row(case))
 
 
 def _lift_ceiling(search: Search, evidence: Evidence) -> Evidence:
@@ -202,117 +141,15 @@ def _promising(ledger: Ledger, floors: dict[int, int]) -> dict[int, int]:
     return {engine: floor for engine, floor in floors.items() if engine == 0 or engine in best}
 
 
-def _likely_rows(case: Case) -> list[Row]:
-    """What the search most likely asks for, judged in its first call: all limits at and next to what is in place."""
-    low, high, now = case.space.low, case.space.high, case.space.current.replicas
-    probes, powers = sizing.probe(low - 1, high + 1, near=now), case.space.every()
-    rows = [
-        Row(replicas=count, power=power)
-        for count in {now - 1, *_counts(now)}
-        if low <= count <= high
-        for power in powers
-    ]
-    rows += [
-        sizing.full_power_row(case, count, engine=engine)
-        for engine in range(len(case.space.engines))
-        for count in probes
-    ]
-    if case.stabilised_load > 1:
-        rows += [sizing.full_power_row(case, count, load=case.stabilised_load) for count in probes if count < now]
-    in_place = _in_place(case)
-    return [in_place, in_place._replace(load=MORE_LOAD), _idle_row(case), *rows]
-
-
-def _idle_row(case: Case) -> Row:
-    """All replicas at full power with next to nothing to do."""
-    return sizing.full_power_row(case, case.space.high, load=case.idle_load)
-
-
-def _counts(floor: int) -> list[int]:
-    """Replica counts worth a look from a least one: one more, and a quarter more (at a lower clock)."""
-    return [floor, floor + 1, math.ceil(1.25 * floor)]
-
-
 def run(searches: Sequence[Search], *, energy: PowerModel, predict: SlaModel) -> None:
     """Both passes for all services; fills `scored`, or `error` where a service's data cannot be worked with."""
-    judge(_live(searches), _window_rows, predict=predict)
-    for rows_of in (_coarse_rows, _fine_rows):
+    judge(_live(searches), grid.window_rows, predict=predict)
+    for rows_of in (grid.coarse_rows, grid.fine_rows):
         _pass(_live(searches), rows_of, energy=energy, predict=predict)
 
 
 def _live(searches: Sequence[Search]) -> list[Search]:
     return [search for search in searches if not search.error]
-
-
-def _window_rows(search: Search) -> list[Row]:
-    """All power limits at the replica counts worth a look: what both passes may choose from."""
-    powers = search.case.space.every()
-    return [
-        Row(count, power, engine) for engine in search.floors for count in _window(search, engine) for power in powers
-    ]
-
-
-def _coarse_rows(search: Search) -> list[Row]:
-    case = search.case
-    powers = case.space.coarse(case.settings.grid_power_points)
-    if case.request.observation.idle:
-        powers += case.space.deepest()
-    windows = [(replicas, engine) for engine in search.floors for replicas in _window(search, engine)]
-    rows = [Row(count, power, engine) for count, engine in windows for power in powers]
-    least = search.required[0].replicas
-    always = [_in_place(case)]
-    if least is None:
-        always.append(sizing.full_power_row(case, case.space.high))
-    elif least > case.space.low:
-        always.append(sizing.full_power_row(case, least - 1))
-    return list(dict.fromkeys([*always, *rows]))
-
-
-def _window(search: Search, engine: int) -> list[int]:
-    """Replica counts worth a look for an engine: from its floor upwards, and those in place."""
-    bounds, least = search.case.space, search.required[engine].replicas or 0
-    now = bounds.current.replicas
-    counts = {*_counts(search.floors[engine]), *([now] if now >= least else [])}
-    return sorted(count for count in counts if bounds.low <= count <= bounds.high)
-
-
-def _fine_rows(search: Search) -> list[Row]:
-    """The power grid around the best open candidate in place and around the best roll-out."""
-    case = search.case
-    if case.request.observation.idle:
-        around = [item for item in search.scored if item.open and item.row.engine == 0]
-        best = [min(around, key=lambda item: (item.row.replicas, depth(case, item.row.power)))] if around else []
-    else:
-        in_place = _in_place(case)
-        grid = set(case.space.coarse(case.settings.grid_power_points))
-        known = [item for item in search.scored if item.row != in_place or item.row.power in grid]
-        stay = [item for item in known if item.open and item.row.engine == 0]
-        held = [item for item in known if item.held and item.row.engine == 0]
-        move = [item for item in known if item.violation is Binding.NONE and item.row.engine != 0]
-        best = [min(group, key=lambda item: item.score) for group in (stay, held, move) if group]
-    done = {item.row for item in search.scored}
-    rows = [
-        Row(replicas=item.row.replicas, power=power, engine=item.row.engine)
-        for item in best
-        for power in case.space.fine(item.row.power, case.settings.grid_power_points)
-    ]
-    return [row for row in dict.fromkeys(rows) if row not in done]
-
-
-def depth(case: Case, power: Power) -> float:
-    """How far power limits sit above their floors, 0 (deepest) upwards: each lever counts from 0 to 1."""
-    total = 0.0
-    for values, value in (
-        (case.space.caps_watts, power.cap_watts),
-        (case.space.clocks_mhz, power.clock_mhz),
-    ):
-        if values:
-            total += values.index(value) / len(values) if value in values else 1.0
-    return total
-
-
-def _in_place(case: Case) -> Row:
-    return Row(replicas=case.space.current.replicas, power=case.space.current_power)
 
 
 def _pass(
@@ -328,7 +165,7 @@ def _pass(
     queries = []
     for search in _live(searches):
         with _errors_to(search):
-            shown = (_in_place(search.case), sizing.full_power_row(search.case, search.case.space.high))
+            shown = (grid.row_in_place(search.case), sizing.full_power_row(search.case, search.case.space.high))
             wanted = [row for row in rows[id(search)] if search.ledger.feasible(row) or row in shown]
             if wanted:
                 candidates, sla = search.ledger.table(wanted)
@@ -372,7 +209,7 @@ def _score(search: Search, rows: list[Row], wanted: list[Row], answer: WattsPred
     known = [index for index, row in enumerate(rows) if row in at]
     watts[:, known] = np.stack([answer.watts, answer.low_watts, answer.high_watts])
     figures = search.ledger.figures(rows)
-    hold, waits, evidence = scale_down_hold(case), _waits(search, rows), search.evidence
+    hold, waits, evidence = holds.scale_down_hold(case), _waits(search, rows), search.evidence
     accused = {} if evidence is None else {engine: evidence.accuses(engine) for engine in evidence.by_engine}
     result = []
     for index, row in enumerate(rows):
@@ -424,7 +261,7 @@ def start_joules(case: Case) -> float:
 def _waits(search: Search, rows: Sequence[Row]) -> list[str]:
     """Why the limits of each row must wait: a timer, or replicas that still start and leave the load to the others."""
     case = search.case
-    hold, current, ready = power_down_hold(case), case.space.current_power, case.request.ready_replicas
+    hold, current, ready = holds.power_down_hold(case), case.space.current_power, case.request.ready_replicas
     waits = [hold if row.power.deeper_than(current) else "" for row in rows]
     serving = {
         index: row._replace(replicas=max(1, ready))
@@ -436,60 +273,6 @@ def _waits(search: Search, rows: Sequence[Row]) -> list[str]:
         if ready == 0 or not search.ledger.feasible(row):
             waits[index] = f"only {ready} of {rows[index].replicas} replicas are ready"
     return waits
-
-
-def scale_down_hold(case: Case) -> str:
-    """Why replicas may not be taken away now; empty where they may."""
-    request, settings = case.request, case.settings
-    memory, now = request.memory, request.now_seconds
-    if request.planned_rate_stabilised is None:
-        return "too little is known of recent rates"
-    for what, last, wait in (
-        ("replicas were last removed", memory.last_scale_down_seconds, settings.min_seconds_between_replica_moves),
-        ("replicas were last added", memory.last_scale_up_seconds, settings.scale_down_stabilisation_seconds),
-        ("the SLO was last at risk", memory.last_guard_seconds, settings.scale_down_stabilisation_seconds),
-        ("a roll-out started", memory.last_rollout_seconds, _rollout_seconds(case)),
-    ):
-        if last is not None and now - last < wait:
-            return _since(what, now - last, wait)
-    return ""
-
-
-def _since(what: str, seconds: float, wait_seconds: float) -> str:
-    return f"{what} {max(0.0, seconds):.0f} s ago (at least {wait_seconds:.0f} s)"
-
-
-def _rollout_seconds(case: Case) -> float:
-    """A roll-out counts as running for one start-up per replica and one more while some replica is not ready."""
-    request = case.request
-    if request.ready_replicas >= request.current.replicas:
-        return 0.0
-    return request.startup_seconds * (request.current.replicas + 1)
-
-
-def power_down_hold(case: Case) -> str:
-    """Why power limits may not go deeper now; empty where they may."""
-    request, settings = case.request, case.settings
-    memory, now = request.memory, request.now_seconds
-    if memory.last_guard_seconds is not None and now - memory.last_guard_seconds < settings.guard_cooldown_seconds:
-        return _since("the SLO was last at risk", now - memory.last_guard_seconds, settings.guard_cooldown_seconds)
-    wait = settings.min_seconds_between_cap_moves
-    if memory.last_cap_seconds is not None and now - memory.last_cap_seconds < wait:
-        return _since("power limits last moved", now - memory.last_cap_seconds, wait)
-    return ""
-
-
-def rollout_blocked(search: Search) -> str:
-    """Why a roll-out has no room: it costs one replica, or a spare GPU group; empty where it has."""
-    case = search.case
-    request, least = case.request, search.required[0].replicas
-    spare = request.free_gpus is None or request.free_gpus >= request.profile.gpus_per_replica
-    if spare or (least is not None and case.space.current.replicas - 1 >= max(least, 1)):
-        return ""
-    return (
-        f"a roll-out takes one replica away at a time, and {case.space.current.replicas} are needed; "
-        f"it needs {request.profile.gpus_per_replica} free GPU(s)"
-    )
 
 
 def rejection(case: Case, item: Scored) -> str:

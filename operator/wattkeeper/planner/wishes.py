@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from wattkeeper.domain.plan import Target
 from wattkeeper.domain.replay import ReplayWish
 from wattkeeper.planner.evidence import Standing, grid_rate, setting_of
-from wattkeeper.planner.search import Scored, Search, rollout_blocked
+from wattkeeper.planner.holds import rollout_blocked
+from wattkeeper.planner.scored import Scored, Search
 from wattkeeper.planner.sizing import Row, full_power_row
 from wattkeeper.planner.space import Power
 

@@ -7,6 +7,9 @@ and the trees are monotone in every column of hardship (`queueing.features`), so
 less KV memory never looks better. `spread` is a second set of trees for the size of the error; `k` makes `upper` the
 bound that one run in ten exceeds, measured on runs that the trees have not seen. Outside the range of training the
 upper bound widens column by column; it never narrows.
+
+The trees are read and evaluated without LightGBM (`domain.plain_trees`), to the same bits: bounds are what safety rests
+on, and hold where LightGBM cannot be loaded.
 """
 
 import functools
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.domain import boosting, sealed
+from wattkeeper.domain import plain_trees, sealed
 from wattkeeper.domain.errors import ModelFileError
 from wattkeeper.domain.workload import FloatArray
 from wattkeeper.queueing import features
@@ -81,16 +84,18 @@ class _Half:
 
     def __init__(self, part: Part, signs: dict[str, int]) -> None:
         self._part = part
-        self._trees = boosting.read(part.trees)
-        self._spread = boosting.read(part.spread)
+        self._trees = plain_trees.read(part.trees)
+        self._spread = plain_trees.read(part.spread)
+        if {self._trees.columns, self._spread.columns} != {len(part.columns)}:
+            raise ModelFileError(f"trees of another number of columns than {len(part.columns)}")
         self._low, self._high = np.array(part.low), np.array(part.high)
         sign = np.array([signs[name] for name in part.columns])
         self._counts_below, self._counts_above = sign <= 0, sign >= 0
 
     def factors(self, table: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Latency over `lone`, upper bound over latency before widening, and widening."""
-        log_ratio = self._part.slope * table[:, 0] + boosting.predict(self._trees, table)
-        spread = np.maximum(boosting.predict(self._spread, table), LEAST_SPREAD)
+        log_ratio = self._part.slope * table[:, 0] + self._trees.predict(table)
+        spread = np.maximum(self._spread.predict(table), LEAST_SPREAD)
         below = np.where(self._counts_below, self._low - table, 0.0)
         above = np.where(self._counts_above, table - self._high, 0.0)
         outside = np.maximum(np.maximum(below, above), 0.0) / (_FADE * (self._high - self._low) + 1e-9)
@@ -114,15 +119,7 @@ class Correction:
         Raises ModelFileError: missing, corrupt, altered, or for other columns than this program's.
         """
         file = path or shipped_path()
-        body, sha256 = sealed.load(
-            file, what="latency model", file_format=FORMAT, version=FORMAT_VERSION, advice=_RETRAIN
-        )
-        try:
-            payload = Payload(ttft=_part(body["ttft"]), tpot=_part(body["tpot"]), card=dict(body["card"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"latency model {file} is incomplete ({error}): {_RETRAIN}") from error
-        if payload.ttft.columns != tuple(features.TTFT) or payload.tpot.columns != tuple(features.TPOT):
-            raise ModelFileError(f"latency model {file} was trained on other columns than this program's: {_RETRAIN}")
+        payload, sha256 = read(file)
         try:
             return Correction(payload, sha256=sha256)
         except ModelFileError as error:
@@ -147,6 +144,18 @@ class Correction:
 def shipped() -> Correction:
     """The correction that ships with the package, loaded once."""
     return Correction.load()
+
+
+def read(file: Path) -> tuple[Payload, str]:
+    """What a model file holds, and its SHA-256. Raises ModelFileError as `Correction.load`."""
+    body, sha256 = sealed.load(file, what="latency model", file_format=FORMAT, version=FORMAT_VERSION, advice=_RETRAIN)
+    try:
+        payload = Payload(ttft=_part(body["ttft"]), tpot=_part(body["tpot"]), card=dict(body["card"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"latency model {file} is incomplete ({error}): {_RETRAIN}") from error
+    if payload.ttft.columns != tuple(features.TTFT) or payload.tpot.columns != tuple(features.TPOT):
+        raise ModelFileError(f"latency model {file} was trained on other columns than this program's: {_RETRAIN}")
+    return payload, sha256
 
 
 def shipped_path() -> Path:

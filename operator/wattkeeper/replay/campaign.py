@@ -157,7 +157,7 @@ def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSe
         service=given.service,
         workload=given.workload,
         profiles=(profile,) if believes else (),
-        energy=_energy_model(),
+        energy=energy_model(),
         settings=OperatorSettings(
             tick_seconds=choices.tick_seconds,
             rate_window_seconds=stage.metrics.rate_window_seconds,
@@ -169,5 +169,6 @@ def planner_setup(stage: Stage, name: str, choices: PlannerChoices) -> PlannerSe
 
 
 @functools.cache
-def _energy_model() -> EnergyModel:
-    return EnergyModel.load(None)
+def energy_model() -> EnergyModel:
+    """The one that ships with the package, loaded once; physics alone where it cannot be used, as in the operator."""
+    return EnergyModel.load_or_physics()

@@ -27,12 +27,19 @@ def of_modules(*starts: str) -> str:
     rooms = {path.relative_to(_ROOT).parts[0] for path in found.values() if "resources" in path.read_text("utf-8")}
     digest = hashlib.sha256(f"python {sys.version_info.major}.{sys.version_info.minor}".encode())
     for library in _LIBRARIES:
-        digest.update(f"{library} {metadata.version(library)}".encode())
+        digest.update(f"{library} {_version(library)}".encode())
     for name in sorted(found):
         digest.update(f"{name}\n{_meaning(found[name])}".encode())
     for path in sorted(_data(rooms)):
         digest.update(path.relative_to(_ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _reached(starts: tuple[str, ...]) -> dict[str, Path]:

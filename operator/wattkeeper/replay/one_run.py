@@ -169,7 +169,12 @@ def _policy(task: Task) -> tuple[MakePolicy, dict[str, float | int | str | bool 
         setup = campaigns.planner_setup(campaign.stage, name, campaign.planner)
         shown = {"tick_seconds": campaign.planner.tick_seconds, "check": campaign.planner.check}
         objects = (setup.service, setup.workload, setup.profiles)
-        decides = {"objects": objects, "settings": setup.settings, "code": fingerprint.of_modules(*_PLANNER_CODE)}
+        decides = {
+            "objects": objects,
+            "settings": setup.settings,
+            "energy_model": setup.energy.version,
+            "code": fingerprint.of_modules(*_PLANNER_CODE),
+        }
         return make_planner(setup), {**shown}, decides
     rival, setting = registry.find(name), task.setting
     parameters = {**rival.defaults(setting), **task.parameters}

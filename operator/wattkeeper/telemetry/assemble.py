@@ -13,7 +13,7 @@ from wattkeeper.telemetry.engine import Series, engine_counters
 from wattkeeper.telemetry.promql import PART, SUM_BUCKET, TIME_PART
 from wattkeeper.telemetry.source import PodKey
 
-_SCALAR_FIELDS = {
+SCALAR_FIELDS = {
     aliases.RUNNING: "running",
     aliases.WAITING: "waiting",
     aliases.KV_USAGE: "kv_usage",
@@ -26,12 +26,14 @@ _SCALAR_FIELDS = {
     aliases.PREFIX_QUERIES: "prefix_queries_per_second",
     aliases.PREFIX_HITS: "prefix_hits_per_second",
 }
-_HISTOGRAM_FIELDS = {
+"""Fields of a `PodReading` that are one number, by query name."""
+HISTOGRAM_FIELDS = {
     aliases.TTFT: "ttft_seconds",
     aliases.TPOT: "tpot_seconds",
     aliases.PROMPT_LENGTH: "prompt_tokens",
     aliases.OUTPUT_LENGTH: "output_tokens",
 }
+"""Fields of a `PodReading` that are histograms, by query name."""
 _GPU_FIELDS: tuple[tuple[str, Callable[[GpuReading, float], GpuReading]], ...] = (
     (aliases.GPU_CLOCK, lambda gpu, value: replace(gpu, sm_clock_mhz=value)),
     (aliases.GPU_LIMIT, lambda gpu, value: replace(gpu, power_limit_watts=value)),
@@ -68,10 +70,10 @@ def pod_readings(
     ages = _ages(answers["age"], errors)
     scalars = {
         field: _scalars(answers[name], signed=name == "growth")
-        for name, field in _SCALAR_FIELDS.items()
+        for name, field in SCALAR_FIELDS.items()
         if name in answers
     }
-    histograms = {field: _histograms(answers[name]) for name, field in _HISTOGRAM_FIELDS.items() if name in answers}
+    histograms = {field: _histograms(answers[name]) for name, field in HISTOGRAM_FIELDS.items() if name in answers}
     caches = _caches(answers.get(aliases.CACHE_INFO, []))
     engines = _engines(answers.get("counters", []), prefixes)
     pods = {

@@ -77,8 +77,9 @@ class RangeSource:
                 "for fewer days"
             ) from error
         except (requests.RequestException, OSError) as error:
+            cause = getattr(error.args[0] if error.args else None, "reason", None) or error
             raise TelemetryError(
-                f"Prometheus at {url}: no connection ({_brief(error)}): check the URL and network policies"
+                f"Prometheus at {url}: no connection ({_brief(cause)}): check the URL and network policies"
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TelemetryError(

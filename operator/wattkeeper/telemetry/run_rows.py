@@ -1,7 +1,8 @@
 """A service's history in Prometheus as rows of the table of measured runs (`energy.own_rows`), thinned and written.
 
 An operating point that is held for a day teaches no more than its first hours. Runs of one deployment are sorted into
-cells of alike operating points: a quarter of a doubling of the batch wide, half a doubling of prompt and answer length.
+cells of alike operating points: a quarter of a doubling of the batch wide, half a doubling of prompt, of its computed
+part and of answer length.
 Of each cell at most `per_point` runs are kept, spread evenly over time, so that several days and replicas have a say.
 """
 
@@ -86,6 +87,7 @@ class OwnHistory:
             "task": self.deployment.name,
             "batch": [run.batch for run in self.runs],
             "prompt_tokens": [run.prompt_tokens for run in self.runs],
+            "prefix_hit_ratio": [run.hit_ratio for run in self.runs],
             "output_tokens": [run.output_tokens for run in self.runs],
             "requests_per_second": [run.requests_per_second for run in self.runs],
             "tokens_per_second": [run.tokens_per_second for run in self.runs],
@@ -162,7 +164,8 @@ def thinned(runs: Sequence[SteadyRun], per_point: int) -> list[SteadyRun]:
 
 
 def _cell(run: SteadyRun) -> tuple[int, ...]:
-    sizes = ((run.batch, _BATCH_CELLS), (run.prompt_tokens, _LENGTH_CELLS), (run.output_tokens, _LENGTH_CELLS))
+    lengths = (run.prompt_tokens, run.computed_tokens, run.output_tokens)
+    sizes = ((run.batch, _BATCH_CELLS), *((length, _LENGTH_CELLS) for length in lengths))
     return tuple(math.floor(math.log2(value) * per_doubling) for value, per_doubling in sizes)
 
 

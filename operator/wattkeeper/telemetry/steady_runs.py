@@ -34,8 +34,9 @@ LEAST_REQUESTS = 10.0
 """Finished in a window: fewer say little about lengths."""
 MOST_PREEMPTED = 0.01
 """Preemptions per finished request: recomputed work makes no tokens."""
-MOST_HITS = 0.1
-"""Share of prompt tokens from the prefix cache: rows have no column for it, and the work would be overrated."""
+MOST_HITS = 0.95
+"""Share of prompt tokens from the prefix cache; hits and prompts are counted at different times of a request, so that
+nothing is known of what is computed above it."""
 LEAST_TIMED = 0.8
 """Times between tokens over tokens after the first; fewer, and steps make several tokens."""
 LEAST_CLOCK = 0.9
@@ -64,7 +65,7 @@ class Reason(enum.StrEnum):
     CAPPED = "under a power limit below the card's"
     CLOCKED = "clock locked or throttled"
     PREEMPTED = "preemptions"
-    PREFIX = "prefix cache hits"
+    PREFIX = "nearly all prompt tokens from the prefix cache"
     SPECULATIVE = "several tokens a step (speculative decoding)"
     FEW_REQUESTS = "too few finished requests"
     SETTLING = steady.SETTLING
@@ -100,6 +101,11 @@ class SteadyRun:
     """Share of the KV cache in use, 0..1; NaN: not served."""
     hit_ratio: float
     """Prompt tokens from the prefix cache, 0..1; NaN: not served."""
+
+    @property
+    def computed_tokens(self) -> float:
+        """Prompt tokens per request that were computed, at least one."""
+        return max(self.prompt_tokens * (1.0 - (self.hit_ratio if math.isfinite(self.hit_ratio) else 0.0)), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
