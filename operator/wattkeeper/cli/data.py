@@ -117,7 +117,7 @@ def fetch(
             typer.echo(str(error), err=True)
             failures += 1
     if failures:
-        raise WattkeeperError(f"{failures} sets of data were not fetched")
+        raise WattkeeperError(f"sets of data that were not fetched: {failures}")
 
 
 def register(app: typer.Typer) -> None:
