@@ -25,7 +25,7 @@ def test_folder_that_does_not_exist(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("load", [data.load_ml_energy, data.load_nlr])
 def test_missing_file_says_where_to_get_it(load, tmp_path):
-    with pytest.raises(DataFileError, match=r"missing: copy .* at commit"):
+    with pytest.raises(DataFileError, match=r"missing: get it with `wattkeeper data fetch .*`, or copy .* at commit"):
         load(tmp_path)
 
 

@@ -27,6 +27,18 @@ def test_after_many_readings_the_interval_is_that_of_the_noise():
     assert np.log(found.high_watts / found.watts) == pytest.approx(1.645 * 0.05, rel=0.01)
 
 
+@pytest.mark.parametrize("pair", [fleet.ESTIMATED, fleet.FITTED, fleet.OTHER_GPU])
+def test_an_interval_reaches_as_far_up_as_down_until_idle_or_limit_cuts_it(pair):
+    served = fleet.profile(*pair)
+    found = SHIPPED.watts([fleet.query(served, batch=[1.0, 16.0, 64.0, 512.0])])[0]
+    idle, limit = served.energy.idle_watts, served.gpu.tdp_watts
+    apart = np.log(found.watts / found.low_watts)
+    inside = found.low_watts > idle * 1.001
+    assert inside.any() and (apart > 0.0).all()
+    upper = np.minimum(found.watts * np.exp(apart), limit)
+    assert found.high_watts[inside] == pytest.approx(upper[inside], rel=1e-9)
+
+
 def test_what_training_never_saw_is_less_sure():
     trained, sibling = fleet.ESTIMATED, ("Qwen/Qwen2.5-14B-Instruct", "nvidia-h100-sxm", 1)
     known, new, other_card = (widths(SHIPPED, pair) for pair in (trained, sibling, fleet.OTHER_GPU))

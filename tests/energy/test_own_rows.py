@@ -30,6 +30,11 @@ def test_a_bare_row_is_completed(tmp_path):
     assert not row["prompt_assumed"]
 
 
+def test_ranks_of_replicas_in_one_are_derived(tmp_path):
+    row = own_rows.read(write(tmp_path, GOOD | {"num_gpus": 4, "data_parallel": 2})).iloc[0]
+    assert (row["tensor_parallel"], row["data_parallel"]) == (2.0, 2.0)
+
+
 def test_names_of_cards_as_dcgm_says_them(tmp_path):
     assert own_rows.read(write(tmp_path, GOOD | {"gpu": "NVIDIA H100 80GB HBM3"}))["gpu"].iloc[0] == "nvidia-h100-sxm"
 
@@ -55,6 +60,12 @@ def test_names_of_cards_as_dcgm_says_them(tmp_path):
         ({"prefix_hit_ratio": 1}, "no share of the prompt tokens"),
         ({"gpu": "abacus-9"}, "no accelerator of the catalogue"),
         ({"model": ""}, "model is empty"),
+        ({"model": "acme/foo"}, "model 'acme/foo' is not in the catalogue"),
+        ({"weight_precision": "fp8"}, "by its name the model has bf16"),
+        ({"weight_precision": "b16"}, "weight_precision is 'b16', none of bfloat16"),
+        ({"num_gpus": 1.5}, "whole numbers"),
+        ({"num_gpus": 3, "data_parallel": 2}, "whole numbers"),
+        ({"tensor_parallel": 8}, "does not divide num_gpus"),
     ],
 )
 def test_impossible_rows_are_refused_with_file_row_and_reason(tmp_path, change, reason):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from wattkeeper.cli import train as command
 from wattkeeper.domain.errors import DataFileError
-from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, fitting, train
+from wattkeeper.energy import artefact, baselines, data, estimate, evaluate, fitting, learned, learned_file, train
 from wattkeeper.energy.artefact import Payload
 from wattkeeper.energy.baselines import Rows
 from wattkeeper.energy.model import EnergyModel, correction_of
@@ -112,6 +113,28 @@ def test_held_out_runs_have_no_say_in_their_own_prediction(runs):
     )
     np.testing.assert_array_equal(before[fold == 0], after[fold == 0])
     assert np.abs(after[fold == 1] / before[fold == 1] - 1.0).max() > 0.1
+
+
+def test_inner_folds_of_widths_and_terms_hold_out_whole_groups(runs, monkeypatch):
+    """An interval from folds that split a curve would be that of a neighbour, not of something new."""
+    given = fitting.measured(runs)
+    index = np.arange(len(given.rows))[::2]
+    seen = []
+
+    def fit(_runs, _target, *, inner, seed):
+        seen.append(inner)
+        nothing = SimpleNamespace(log_value=lambda runs, _: np.zeros(len(runs)))
+        return SimpleNamespace(spread=1.0, term_list=(), priors=nothing)
+
+    monkeypatch.setattr(learned, "fit", fit)
+    monkeypatch.setattr(learned, "spread", lambda *_, inner, **__: seen.append(inner) or 1.0)
+    monkeypatch.setattr(learned_file, "plain", lambda *_: {})
+    fitting.payload(given, index, seed=0)
+    assert len(seen) == 3
+    for inner, split in zip(seen, ("model", "curve", "backbone"), strict=True):
+        names = given.groups(split).iloc[index].reset_index(drop=True)
+        assert pd.Series(inner).groupby(names).nunique().max() == 1
+        assert pd.Series(inner).nunique() > 1
 
 
 def test_groups_are_never_split():

@@ -134,12 +134,12 @@ def test_command_lines(tmp_path, folder):
     rows = tmp_path / "runs.csv"
     rows.write_text(
         "model,gpu,num_gpus,weight_precision,batch,prompt_tokens,output_tokens,tokens_per_second,inter_token_seconds,"
-        "gpu_watts\nm,nvidia-h100-sxm,1,fp8,8,300,200,400,0.02,300\nm,nvidia-h100-sxm,1,fp8,8,300,0,400,0.02,300\n"
+        "gpu_watts\nacme/foo-8b,nvidia-h100-sxm,1,bfloat16,8,300,200,400,0.02,300\nacme/foo-8b,nvidia-h100-sxm,1,bfloat16,8,300,0,400,0.02,300\n"
     )
     run = CliRunner().invoke(main.app, ["data", "check", "--rows", str(rows)])
     assert run.exit_code == 1
     assert f"{rows}, row 2: output_tokens is missing, zero" in run.stdout
-    assert "rows that can be used: 1, refused: 1" in run.stdout
+    assert "1 row can be used, 1 is refused" in run.stdout
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -84,7 +84,7 @@ def test_shapes_nobody_measured_are_refused(folder, shape, message):
 def test_missing_tables_say_what_to_do(folder, tmp_path):
     with pytest.raises(DataFileError, match="no kernel tables of nvidia-l4"):
         KernelTables(folder, "nvidia-l4")
-    with pytest.raises(DataFileError, match="is missing: copy the table"):
+    with pytest.raises(DataFileError, match="is missing: `wattkeeper data fetch aiconfigurator-times"):
         KernelTables(folder, "nvidia-h100-sxm").matrix_product(np.ones(1), columns=1, inner=1)
     with pytest.raises(DataFileError, match="no matrix products in fp8"):
         KernelTables(folder, "nvidia-a100-sxm").matrix_product(np.ones(1), columns=1, inner=1, dtype="fp8")

@@ -54,7 +54,10 @@ def check(
         table, refused = own_rows.scan(rows)
         for row in refused:
             typer.echo(str(row))
-        typer.echo(f"{rows}: rows that can be used: {len(table)}, refused: {len(refused)}")
+        good, bad = len(table), len(refused)
+        typer.echo(
+            f"{rows}: {good} {'row' if good == 1 else 'rows'} can be used, {bad} {'is' if bad == 1 else 'are'} refused"
+        )
         if refused:
             raise typer.Exit(1)
         return
@@ -114,7 +117,7 @@ def fetch(
             typer.echo(str(error), err=True)
             failures += 1
     if failures:
-        raise WattkeeperError(f"{failures} sets of data were not fetched")
+        raise WattkeeperError(f"sets of data that were not fetched: {failures}")
 
 
 def register(app: typer.Typer) -> None:

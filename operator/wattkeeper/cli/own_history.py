@@ -12,6 +12,7 @@ import typer
 from wattkeeper.api.inference_service import InferenceServiceSpec, TargetKind
 from wattkeeper.api.service_status import InferenceServiceStatus
 from wattkeeper.cli.errors import explained
+from wattkeeper.domain import whole_file
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.telemetry import run_rows
 from wattkeeper.telemetry.prometheus import PrometheusSettings
@@ -168,6 +169,7 @@ def collect(
     tell: Callable[[str], None],
 ) -> int:
     """Write the rows of deployments to a file and tell what became of their history; returns the number of rows."""
+    whole_file.check_writable(output)
     found: list[OwnHistory] = []
     for deployment in deployments:
         found.append(run_rows.collect(settings, asked, deployment, per_point=per_point))

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wattkeeper.domain.errors import DataFileError, UnknownAcceleratorError
+from wattkeeper.domain.errors import DataFileError, UnknownAcceleratorError, UnknownModelError
 from wattkeeper.energy import data, row_checks
 from wattkeeper.energy.row_checks import RefusedRow, RefusedRowsError
-from wattkeeper.physics import catalogue
+from wattkeeper.physics import catalogue, profiles
+from wattkeeper.physics.architecture import Precision
 
 NEEDED = (
     "model", "gpu", "num_gpus", "weight_precision", "batch", "prompt_tokens", "output_tokens", "tokens_per_second",
@@ -26,6 +27,7 @@ WORDS = (
 )  # fmt: skip
 """Columns that hold text; all others hold numbers in the units of their names."""
 _NEEDED_WORDS = ("model", "gpu", "weight_precision")
+_COUNTS = ("num_gpus", "tensor_parallel", "data_parallel")
 _FLAGS = {"true": 1.0, "false": 0.0}
 
 
@@ -55,8 +57,8 @@ def scan(path: Path) -> tuple[pd.DataFrame, tuple[RefusedRow, ...]]:
     raw = raw.apply(lambda column: column.str.strip())
     _check_columns(path, raw)
     table, reasons = _table(raw)
-    for position, reason in enumerate(row_checks.reasons(table)):
-        reasons[position] = reasons[position] or reason
+    for position, (physical, settings) in enumerate(zip(row_checks.reasons(table), _unlike(table), strict=True)):
+        reasons[position] = reasons[position] or physical or settings
     refused = row_checks.refused(str(path), reasons, range(1, len(raw) + 1))
     good = np.array([reason is None for reason in reasons])
     return table[good].reset_index(drop=True), tuple(refused)
@@ -101,8 +103,9 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     watts = table["gpu_watts"] * table["num_gpus"]
     composed = watts.fillna(table["node_watts"]) / table["tokens_per_second"].where(table["tokens_per_second"] > 0)
     table["joules_per_token"] = table["joules_per_token"].fillna(composed)
-    table["tensor_parallel"] = table["tensor_parallel"].fillna(table["num_gpus"])
     table["data_parallel"] = table["data_parallel"].fillna(1.0)
+    ranks = table["num_gpus"] / table["data_parallel"].where(table["data_parallel"] > 0)
+    table["tensor_parallel"] = table["tensor_parallel"].fillna(ranks)
     table["multimodal"] = table["multimodal"].fillna(0.0)
     table["prompt_assumed"] = table["prompt_assumed"].fillna(0.0).astype(bool)
     table["gpu"] = [_catalogue_name(name) for name in table["gpu"]]
@@ -117,6 +120,40 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
     curve += "|" + table["num_gpus"].map("{:g}".format) + "|" + table["tensor_parallel"].map("{:g}".format)
     _default(table, "group_curve", curve)
     return table
+
+
+def _unlike(table: pd.DataFrame) -> list[str | None]:
+    """Why settings of each row cannot be: no known model, a precision that its name does not say, parts of cards.
+
+    Training goes by the model's name and by whole cards, and would not notice.
+    """
+    whole = table[list(_COUNTS)].to_numpy(dtype=np.float64)
+    found: list[str | None] = []
+    for model, said, (gpus, tensor, copies) in zip(table["model"], table["weight_precision"], whole, strict=True):
+        reason = _other_precision(model, said)
+        if not all(float(each).is_integer() and each >= 1 for each in (gpus, tensor, copies)):
+            reason = reason or f"{', '.join(_COUNTS)} are not all whole numbers from 1 on"
+        elif gpus % (tensor * copies):
+            reason = reason or "tensor_parallel x data_parallel does not divide num_gpus"
+        found.append(reason)
+    return found
+
+
+def _other_precision(model: str, said: str) -> str | None:
+    words = {"bfloat16": Precision.BF16, "float16": Precision.BF16} | {each.value: each for each in Precision}
+    precision = words.get(said.lower())
+    if precision is None:
+        return f"weight_precision is {said!r}, none of {', '.join(words)}"
+    try:
+        spec = profiles.architecture(model)
+    except UnknownModelError as error:
+        return f"{str(error).partition('. ')[0]} (`wattkeeper catalogue` lists models), and its name tells no size"
+    if spec.precision is precision:
+        return None
+    return (
+        f"weight_precision is {said!r}, but by its name the model has {spec.precision.value}: give the name of the "
+        "checkpoint, such as one that ends in -FP8"
+    )
 
 
 def _default(table: pd.DataFrame, name: str, value: pd.Series) -> None:

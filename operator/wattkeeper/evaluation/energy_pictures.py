@@ -86,7 +86,11 @@ def _limits(helds: Sequence[HeldOut]) -> Any:
         axes.set_ylabel("throughput over uncapped")
     for axes in grid[-1]:
         axes.set_xlabel(helds[0].x_name)
-    _title(figure, "each card held out with all its curves; points measured, dotted cold, lines after two readings")
+    _title(
+        figure,
+        "each card held out with all its curves; points measured, dotted cold, lines after two readings; "
+        "names end in the requests at once",
+    )
     return figure
 
 
