@@ -198,6 +198,7 @@ def test_a_model_file_that_cannot_be_written_is_refused_before_anything_is_read(
 
 
 @pytest.mark.data
+@pytest.mark.timeout(1800)
 def test_shipped_file_is_reproduced(data_folder, tmp_path):
     """Figures of the card within half a point, watts within 0.5 % on average: the last digits differ by machine."""
     app = typer.Typer()
