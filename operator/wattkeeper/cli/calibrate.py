@@ -4,22 +4,18 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pydantic
 import typer
-import yaml
 
-from wattkeeper.api import inference_service as api
 from wattkeeper.api import service_status
-from wattkeeper.api.base import GROUP, VERSION
 from wattkeeper.api.calibration import CalibrationStatus
 from wattkeeper.api.model_profile import ModelProfile
+from wattkeeper.cli import live_service
 from wattkeeper.cli.errors import explained
-from wattkeeper.cli.explain import Form
-from wattkeeper.controller import calibrations, kube, reachable
+from wattkeeper.cli.live_service import Context, Form, Kubeconfig, ModelFile, ServiceName, StatusFile
+from wattkeeper.controller import calibrations, reachable
 from wattkeeper.controller.calibrations import Pair
 from wattkeeper.controller.reachable import ReachablePoint
 from wattkeeper.domain.errors import WattkeeperError
@@ -52,28 +48,20 @@ class Advice:
 
 @explained
 def calibrate(
-    service: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The InferenceService.")],
-    status: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read objects from what `kubectl get wis,wmp -n NAMESPACE -o yaml` wrote, not from a cluster.",
-        ),
-    ] = None,
-    energy_model: Annotated[
-        Path | None, typer.Option(help="Model file, if the operator runs with another than the one it ships with.")
-    ] = None,
-    kubeconfig: Annotated[
-        str | None, typer.Option(envvar="KUBECONFIG", help="Left out: the pod's ServiceAccount.")
-    ] = None,
-    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+    service: ServiceName,
+    status: StatusFile = None,
+    energy_model: ModelFile = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
     output: Annotated[Form, typer.Option(help="Form of the answer.")] = Form.TEXT,
 ) -> None:
     """Tell which one or two operating points to measure next, and what that is worth."""
-    namespace, separator, name = service.partition("/")
-    if not separator or not namespace or not name:
-        raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
-    objects = from_cluster(namespace, name, kubeconfig, context) if status is None else from_file(status)
+    namespace, name = live_service.name_of(service)
+    objects = (
+        live_service.from_cluster(namespace, name, kubeconfig, context)
+        if status is None
+        else live_service.from_file(status)
+    )
     found = advice(service, objects, EnergyModel.load_or_physics(energy_model))
     typer.echo(json.dumps(facts(found), indent=2) if output is Form.JSON else "\n".join(lines(found)))
 
@@ -83,7 +71,7 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
 
     Raises WattkeeperError: the service is not among them, or its status does not tell what is needed.
     """
-    spec, live, profile = parsed(service, objects)
+    spec, live, profile = live_service.parsed(service, objects)
     kept_by = live.profile.model_profile
     measured = None if profile is None or kept_by is None else (kept_by, profile.spec)
     serving = reachable.profile_of(spec, live, measured)
@@ -107,35 +95,6 @@ def advice(service: str, objects: Sequence[dict[str, Any]], energy: EnergyModel)
         half_width_log=next_readings.half_width_log(kernel, readings, batch, weights),
         suggestions=tuple(_worth_it(kernel, readings, points)),
     )
-
-
-def parsed(
-    service: str, objects: Sequence[dict[str, Any]]
-) -> tuple[api.InferenceServiceSpec, service_status.InferenceServiceStatus, ModelProfile | None]:
-    """Spec and status of the service, and the ModelProfile that keeps its readings.
-
-    Raises WattkeeperError: the service is not among the objects, or one of them is of another version.
-    """
-    namespace, _, _ = service.partition("/")
-    body = service_in(service, objects)
-    try:
-        live = service_status.InferenceServiceStatus.model_validate(body.get("status") or {})
-        spec = api.InferenceServiceSpec.model_validate(body.get("spec") or {})
-        kept_by = live.profile.model_profile
-        owner = next((item for item in objects if _is(item, "ModelProfile", namespace, kept_by)), None)
-        profile = None if owner is None else ModelProfile.model_validate({"status": {}, **owner})
-    except pydantic.ValidationError as error:
-        raise WattkeeperError(f"{service} or its ModelProfile is not of this version of wattkeeper: {error}") from error
-    return spec, live, profile
-
-
-def service_in(service: str, objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The InferenceService NAMESPACE/NAME among objects. Raises WattkeeperError: it is not among them."""
-    namespace, _, name = service.partition("/")
-    body = next((item for item in objects if _is(item, "InferenceService", namespace, name)), None)
-    if body is None:
-        raise WattkeeperError(f"there is no InferenceService {service} among {len(objects)} objects")
-    return body
 
 
 def _worth_it(
@@ -229,41 +188,6 @@ def facts(found: Advice) -> dict[str, Any]:
             for each in found.suggestions
         ],
     }
-
-
-def _is(item: dict[str, Any], kind: str, namespace: str, name: str | None) -> bool:
-    meta = item.get("metadata") or {}
-    return (item.get("kind"), meta.get("namespace"), meta.get("name")) == (kind, namespace, name)
-
-
-def from_cluster(
-    namespace: str, name: str, kubeconfig: str | None, context: str | None, *, with_profile: bool = True
-) -> list[dict[str, Any]]:
-    """The InferenceService and, where wanted, the ModelProfile that keeps its readings."""
-    api_server = kube.Kube(api=kube.load_client(kubeconfig, context))
-    body = {**api_server.get(kube.service_path(namespace, name)), "kind": "InferenceService"}
-    profile = ((body.get("status") or {}).get("profile") or {}).get("modelProfile")
-    if profile is None or not with_profile:
-        return [body]
-    path = kube.path_of("modelprofiles", group=GROUP, version=VERSION, namespace=namespace, name=profile)
-    return [body, {**api_server.get(path), "kind": "ModelProfile"}]
-
-
-def from_file(path: Path) -> list[dict[str, Any]]:
-    """All objects of a file that kubectl wrote. Raises WattkeeperError: it is none."""
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise WattkeeperError(
-            f"{path} cannot be read as YAML or JSON: {why}. Write it with `kubectl get wis,wmp -n NAMESPACE -o yaml`"
-        ) from error
-    found: list[dict[str, Any]] = []
-    for document in documents:
-        if not isinstance(document, dict):
-            raise WattkeeperError(f"{path} holds no Kubernetes object: write it with `kubectl get wis,wmp -o yaml`")
-        found += document.get("items") or [document]
-    return found
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,9 @@ import typer
 
 from wattkeeper.api import service_status
 from wattkeeper.api.conditions import Status
+from wattkeeper.cli import explain_energy, explain_factors, live_service
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.live_service import Context, Form, Kubeconfig, ModelFile, ServiceName, StatusFile
 from wattkeeper.domain.engine import EngineChange
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Target
@@ -22,20 +23,11 @@ _HEADINGS = ("change", "TTFT", "TPOT", "load", "verdict")
 _UNBOUND = "without bound"
 
 
-class Form(StrEnum):
-    """Form of the answer."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 @explained
 def explain(
-    service: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The InferenceService.")],
-    kubeconfig: Annotated[
-        str | None, typer.Option(envvar="KUBECONFIG", help="Left out: the pod's ServiceAccount.")
-    ] = None,
-    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+    service: ServiceName,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
     output: Annotated[Form, typer.Option(help="Form of the answer.")] = Form.TEXT,
     energy: Annotated[
         bool, typer.Option("--energy", help="Also tell what moves the watts from what is in place to the plan.")
@@ -48,32 +40,18 @@ def explain(
         Path | None,
         typer.Option(metavar="FILE", help="Write energy against latency of all options: .png, .csv or .json."),
     ] = None,
-    status_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--status",
-            metavar="FILE",
-            help="Read objects from what `kubectl get wis,wmp -n NAMESPACE -o yaml` wrote, not from a cluster.",
-        ),
-    ] = None,
-    energy_model: Annotated[
-        Path | None, typer.Option(help="Model file, if the operator runs with another than the one it ships with.")
-    ] = None,
+    status_file: StatusFile = None,
+    energy_model: ModelFile = None,
 ) -> None:
     """Tell why a service is kept as it is: the decision, what binds it, the check it passed, what would change it."""
-    # Imported here: `calibrate` takes its form of answers from this module.
-    from wattkeeper.cli import calibrate, explain_energy, explain_factors
-
-    namespace, separator, name = service.partition("/")
-    if not separator or not namespace or not name:
-        raise typer.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
+    namespace, name = live_service.name_of(service)
     wanted = energy or pareto is not None
     objects = (
-        calibrate.from_cluster(namespace, name, kubeconfig, context, with_profile=wanted)
+        live_service.from_cluster(namespace, name, kubeconfig, context, with_profile=wanted)
         if status_file is None
-        else calibrate.from_file(status_file)
+        else live_service.from_file(status_file)
     )
-    live = calibrate.service_in(service, objects)
+    live = live_service.service_in(service, objects)
     try:
         status = service_status.InferenceServiceStatus.model_validate(live.get("status") or {})
     except pydantic.ValidationError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wattkeeper.cli import calibrate, explain_factors
+from wattkeeper.cli import calibrate, explain_factors, live_service
 from wattkeeper.controller import counterfactual, full_power, reachable, restated
 from wattkeeper.domain.errors import WattkeeperError
 from wattkeeper.domain.plan import Slo, Target
@@ -91,7 +91,7 @@ def explained(service: str, objects: Sequence[dict[str, Any]], energy: EnergyMod
 
     Raises WattkeeperError: the service is not among them, its status does not tell what is needed, or a guard holds it.
     """
-    spec, status, owner = calibrate.parsed(service, objects)
+    spec, status, owner = live_service.parsed(service, objects)
     measured = None if owner is None else (status.profile.model_profile or "", owner.spec)
     profile = reachable.profile_of(spec, status, measured)
     kept, _ = calibrate.kept_of(status, owner, profile, energy.version)

@@ -118,7 +118,7 @@ def of_services(
 
     Raises WattkeeperError: a name is none, or there is no such service.
     """
-    from wattkeeper.cli import calibrate
+    from wattkeeper.cli import live_service
 
     found = []
     for service in services:
@@ -126,11 +126,11 @@ def of_services(
         if not (separator and namespace and name):
             raise WattkeeperError(f"{service!r} names no InferenceService: write NAMESPACE/NAME")
         objects = (
-            calibrate.from_cluster(namespace, name, kubeconfig, context, with_profile=False)
+            live_service.from_cluster(namespace, name, kubeconfig, context, with_profile=False)
             if status is None
-            else calibrate.from_file(status)
+            else live_service.from_file(status)
         )
-        spec, live, _ = calibrate.parsed(service, objects)
+        spec, live, _ = live_service.parsed(service, objects)
         found.append(_of_service(service, spec, live, said))
     return found
 
