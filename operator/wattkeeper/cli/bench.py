@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +10,9 @@ from rich.console import Console
 
 from wattkeeper.cli import bench_page, bench_twin, bench_vidur
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Output
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure the operator itself.")
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @_commands.callback()

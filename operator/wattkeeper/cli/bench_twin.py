@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Output
 from wattkeeper.domain import data_files
 
 
@@ -22,13 +23,6 @@ class Part(StrEnum):
     ERROR = "error"
     DAY = "day"
     WEEK = "week"
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @explained

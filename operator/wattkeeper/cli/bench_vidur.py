@@ -1,7 +1,6 @@
 """`wattkeeper bench vidur`: the twin beside Microsoft's Vidur."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +8,8 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Output, Page
 from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @explained
@@ -30,10 +23,7 @@ def vidur(
     forests: Annotated[bool, typer.Option(help="Time Vidur with its own predictor as well.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Play the same requests through the twin and through Vidur: how well they agree, and how fast each is."""
     # Imported here: the other commands shall not wait for it.

@@ -1,7 +1,6 @@
 """`wattkeeper catalogue`: what is known of a model on an accelerator, and where each number comes from."""
 
 import json
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Output
 from wattkeeper.domain.engine import EngineSettings
 from wattkeeper.domain.errors import UnknownModelError
 from wattkeeper.physics import catalogue as known
@@ -26,13 +26,6 @@ _KINDS = {
     Cache.STATE: "state",
     Cache.SHARED: "shared",
 }
-
-
-class Output(StrEnum):
-    """Form of the answer."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @explained

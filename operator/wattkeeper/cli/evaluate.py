@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,17 +19,10 @@ from wattkeeper.cli import (
     evaluate_twin,
 )
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Page, PageOutput
 from wattkeeper.domain import data_files
 
 _commands = typer.Typer(no_args_is_help=True, help="Measure how good the models are.")
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
 
 
 @_commands.callback()
@@ -48,12 +40,9 @@ def sla(
             help="Folder of recorded traffic. Left out: synthetic lengths and no recorded arrivals.",
         ),
     ] = None,
-    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    output: Annotated[PageOutput, typer.Option(help="Form of the result.")] = PageOutput.TABLE,
     pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
     points: Annotated[int, typer.Option(min=8, help="Operating points.")] = 512,
     requests: Annotated[int, typer.Option(min=500, help="Requests of each.")] = 40_000,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps simulated runs for the next time.")] = None,
@@ -99,11 +88,11 @@ def sla(
     if page is not None:
         rendering.fill(page, name="evaluate sla", tables=made, intro=found.summary)
     match output:
-        case Output.JSON:
+        case PageOutput.JSON:
             typer.echo(json.dumps({"summary": found.summary, "tables": [rendering.plain(table) for table in made]}))
-        case Output.MARKDOWN:
+        case PageOutput.MARKDOWN:
             typer.echo(found.summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
-        case Output.TABLE:
+        case PageOutput.TABLE:
             console = Console()
             console.print(found.summary, highlight=False, soft_wrap=True)
             for table in made:

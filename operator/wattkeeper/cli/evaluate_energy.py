@@ -10,19 +10,13 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import MeasuredData, Output, Page
 from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wattkeeper.energy.held_out import HeldOut
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 class Part(StrEnum):
@@ -34,15 +28,9 @@ class Part(StrEnum):
     CLOCKS = "clocks"
 
 
-Page = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-]
-
-
 @explained
 def energy(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     part: Annotated[
         list[Part] | None,
         typer.Option(

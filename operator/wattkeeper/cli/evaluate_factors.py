@@ -9,20 +9,17 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.cli.evaluate_measured import Output
-from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
+from wattkeeper.cli.result_options import MeasuredData, Output, Page
+from wattkeeper.domain.data_files import data_folder
 
 
 @explained
 def factors(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds, shuffles and intervals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
     pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Say what drives energy in public measured runs: by dimension, cause and factor, with interactions and a check."""
     # Imported here: the other commands shall not wait for the learner and the plotting library.

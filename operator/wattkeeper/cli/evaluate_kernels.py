@@ -1,25 +1,21 @@
 """`wattkeeper evaluate kernels`: measured watts of single kernels beside the roofline's energy shares."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.cli.evaluate_measured import Output
-from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
+from wattkeeper.cli.result_options import MeasuredData, Output, Page
+from wattkeeper.domain.data_files import data_folder
 
 
 @explained
 def kernels(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Hold the roofline's watts against measured kernels of H200 and B200; nothing is fitted to them."""
     from wattkeeper.evaluation import energy_scores, kernel_watts, rendering

@@ -8,14 +8,8 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
+from wattkeeper.cli.result_options import MeasuredData, Output
+from wattkeeper.domain.data_files import data_folder
 
 
 class Measured(StrEnum):
@@ -27,7 +21,7 @@ class Measured(StrEnum):
 
 @explained
 def measured(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     only: Annotated[Measured | None, typer.Option(help="One table; left out: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of folds, answer orders and intervals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,

@@ -1,37 +1,25 @@
 """`wattkeeper evaluate own-history`: what rows out of a user's own Prometheus are worth."""
 
 import json
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
+from wattkeeper.cli.result_options import MeasuredData, Page, PageOutput
+from wattkeeper.domain.data_files import data_folder
 
 
 @explained
 def own_history(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     bias: Annotated[float, typer.Option(min=0.5, max=1.15, help="Of the simulated cards' power.")] = 0.85,
     model: Annotated[str, typer.Option(help="What the twin serves.")] = "meta-llama/Llama-3.1-8B-Instruct",
     accelerator: Annotated[str, typer.Option(help="On what.")] = "h100-sxm",
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, training and intervals.")] = 0,
-    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    output: Annotated[PageOutput, typer.Option(help="Form of the result.")] = PageOutput.TABLE,
+    page: Page = None,
 ) -> None:
     """Train with hours of a simulated service whose power no table knows, and hold later hours against the model."""
     # Imported here: the other commands shall not wait for LightGBM.
@@ -52,10 +40,10 @@ def own_history(
     if page is not None:
         rendering.fill(page, name="evaluate own-history", tables=made, intro=summary)
     match output:
-        case Output.JSON:
+        case PageOutput.JSON:
             typer.echo(json.dumps({"summary": summary, "tables": [rendering.plain(table) for table in made]}, indent=2))
-        case Output.MARKDOWN:
+        case PageOutput.MARKDOWN:
             typer.echo(summary + "\n\n" + "\n".join(rendering.markdown(table) for table in made))
-        case Output.TABLE:
+        case PageOutput.TABLE:
             console.print(summary, highlight=False, soft_wrap=True)
             rendering.show(made)

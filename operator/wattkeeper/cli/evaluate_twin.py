@@ -1,7 +1,6 @@
 """`wattkeeper evaluate twin`: the twin's hardware tables against measured runs."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,26 +8,17 @@ import typer
 from rich.console import Console
 
 from wattkeeper.cli.errors import explained
-from wattkeeper.domain.data_files import DATA_VARIABLE, data_folder
-
-
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
+from wattkeeper.cli.result_options import MeasuredData, Output, Page
+from wattkeeper.domain.data_files import data_folder
 
 
 @explained
 def twin(
-    data: Annotated[Path | None, typer.Option(envvar=DATA_VARIABLE, help="Folder of measured data, needed.")] = None,
+    data: MeasuredData = None,
     seed: Annotated[int, typer.Option(min=0, help="Of lengths, answer orders and intervals.")] = 0,
     output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
     pictures: Annotated[Path | None, typer.Option(help="Folder to write the picture into.")] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Say how far the twin's throughput, latency, watts and joules are from measured public runs."""
     # Imported here: the other commands shall not wait for the plotting library.

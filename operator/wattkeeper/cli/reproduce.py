@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from wattkeeper.cli.errors import explained
+from wattkeeper.cli.result_options import Page, PageOutput
 from wattkeeper.domain import data_files
 
 if TYPE_CHECKING:
@@ -34,14 +34,6 @@ _COLUMNS = (
 )
 
 
-class Output(StrEnum):
-    """Form of the result."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-
-
 @_commands.callback()
 def _reproduce() -> None:
     """Run a paper's experiments beside its figures."""
@@ -50,16 +42,13 @@ def _reproduce() -> None:
 @_commands.command()
 @explained
 def wait(
-    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    output: Annotated[PageOutput, typer.Option(help="Form of the result.")] = PageOutput.TABLE,
     full: Annotated[bool, typer.Option(help="More rates, 5,000 requests and ten seeds.")] = False,
     requests: Annotated[
         int | None, typer.Option(min=40, help="Requests of a run; half as many for long answers.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each policy and rate.")] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """WAIT and what it is compared with (arXiv 2504.11320): latency, evictions, energy."""
     # Imported here: the other commands shall not wait for it.
@@ -78,13 +67,13 @@ def wait(
         )
         page.write_text(text, encoding="utf-8")
     match output:
-        case Output.JSON:
+        case PageOutput.JSON:
             typer.echo(
                 json.dumps({"requests": count, "seeds": runs, "rows": [dataclasses.asdict(row) for row in rows]})
             )
-        case Output.MARKDOWN:
+        case PageOutput.MARKDOWN:
             typer.echo(_markdown(rows))
-        case Output.TABLE:
+        case PageOutput.TABLE:
             table = Table(title="arXiv 2504.11320 on the stepped A100")
             for at, column in enumerate(_COLUMNS):
                 table.add_column(column, justify="left" if at in (0, 2, 11) else "right")
@@ -96,7 +85,7 @@ def wait(
 @_commands.command()
 @explained
 def pays(
-    output: Annotated[Output, typer.Option(help="Form of the result.")] = Output.TABLE,
+    output: Annotated[PageOutput, typer.Option(help="Form of the result.")] = PageOutput.TABLE,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -106,10 +95,7 @@ def pays(
     requests: Annotated[int, typer.Option(min=40, help="Requests of a run.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy and operating point.")] = 4,
     processes: Annotated[int, typer.Option(min=1, help="Processes that simulate.")] = 1,
-    page: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Markdown page whose part about this command is written anew."),
-    ] = None,
+    page: Page = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder to write pictures into.")] = None,
 ) -> None:
     """When does WAIT pay? Latency, evictions and energy of scheduling policies over lengths, loads, budgets, memory."""
@@ -142,11 +128,11 @@ def pays(
         from wattkeeper.evaluation import pays_pictures
 
         pays_pictures.draw(rows, pictures)
-    if output is Output.JSON:
+    if output is PageOutput.JSON:
         typer.echo(
             json.dumps({"requests": requests, "seeds": seeds, "rows": [dataclasses.asdict(row) for row in rows]})
         )
-    elif output is Output.MARKDOWN:
+    elif output is PageOutput.MARKDOWN:
         typer.echo("\n\n".join(sections.values()))
     else:
         table = Table(title=f"points where a policy differs surely from {evaluation.BASELINE}", caption=intro)
