@@ -56,9 +56,15 @@ tools: ## build Kubernetes, kwok, Prometheus and Helm for the tests (about ten m
 	@$(PYTHON) e2e/build_tools.py
 
 # Tests on the cluster wait for it most of the time and have clocks to keep: the others run beside them, and give way.
-test: venv tools ## all tests: unit, contract and end to end (both tiers side by side)
-	@echo 'Two tiers run side by side; each prints when it ends. `make unit` and `make e2e` show one at work.'
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going unit e2e UNIT_NICE='nice -n 10'
+test: venv tools ## all tests: unit, contract and end to end, in three parts side by side
+	@echo 'Three parts run side by side; each prints when it ends. `make unit` and `make e2e` show one at work.'
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going unit e2e-parts e2e-whole UNIT_NICE='nice -n 10'
+
+e2e-whole: venv tools
+	$(BIN)/pytest -m cluster tests/e2e
+
+e2e-parts: venv tools
+	$(BIN)/pytest -m cluster --ignore=tests/e2e
 
 e2e: venv tools ## only the tests that need a cluster
 	$(BIN)/pytest -m cluster
@@ -72,4 +78,4 @@ cluster: venv tools ## leave a real cluster with simulated GPU nodes running; pr
 cluster-down: venv ## end what `make cluster` started
 	@$(BIN)/python -m e2e.cluster down
 
-.PHONY: help system venv constraints lint unit crds docs demo tools test e2e bench-scale cluster cluster-down
+.PHONY: help system venv constraints lint unit crds docs demo tools test e2e e2e-whole e2e-parts bench-scale cluster cluster-down
