@@ -78,7 +78,12 @@ class Resolver:
         services: list[Service] = []
         invalid: dict[ServiceKey, str] = {}
         shared = TickFacts(
-            self.cache, self.readings, self.writes, self.conflict_hold_seconds, self.argument_hold_seconds, now_seconds
+            cache=self.cache,
+            readings=self.readings,
+            writes=self.writes,
+            conflict_hold_seconds=self.conflict_hold_seconds,
+            argument_hold_seconds=self.argument_hold_seconds,
+            now_seconds=now_seconds,
         )
         parsed = []
         for body in bodies:

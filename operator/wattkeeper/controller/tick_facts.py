@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pydantic
 
@@ -59,24 +60,19 @@ class ForeignWrites:
         return known[2]
 
 
+@dataclass(kw_only=True)
 class TickFacts:
     """What all services of one tick share, computed when first asked for."""
 
-    def __init__(
-        self,
-        cache: cluster.ClusterCache,
-        readings: EngineReadings,
-        writes: ForeignWrites,
-        conflict_hold_seconds: float,
-        argument_hold_seconds: float,
-        now_seconds: float,
-    ) -> None:
-        self.cache = cache
-        self.readings = readings
-        self.writes = writes
-        self.conflict_hold_seconds = conflict_hold_seconds
-        self.argument_hold_seconds = argument_hold_seconds
-        self.now_seconds = now_seconds
+    cache: cluster.ClusterCache
+    readings: EngineReadings
+    writes: ForeignWrites
+    conflict_hold_seconds: float
+    """Wall time for which somebody else's replica count is respected."""
+    argument_hold_seconds: float
+    """The same for engine arguments."""
+    now_seconds: float
+    """Wall time."""
 
     @functools.cached_property
     def autoscalers(self) -> list[Object]:

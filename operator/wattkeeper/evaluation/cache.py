@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wattkeeper.domain import whole_file
 from wattkeeper.domain.arrivals import Dispersion
 from wattkeeper.domain.workload import FloatArray, LengthDistribution, Workload
 from wattkeeper.evaluation import runs
@@ -99,9 +100,7 @@ def _keep(path: Path | None, run: Run | None) -> None:
         }
         values["workload"] = dataclasses.asdict(run.workload)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values))
-    part.replace(path)
+    whole_file.write(path, json.dumps(values).encode())
 
 
 def _load(point: OperatingPoint, path: Path) -> Run | None:
